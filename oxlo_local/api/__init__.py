@@ -1,0 +1,1 @@
+"""HTTP: the routes, who may ask, and how events become responses."""

@@ -1,0 +1,282 @@
+"""The hinge: what crosses between the HTTP world and a worker process. Calls go down, events come up.
+
+The HTTP side never sees llama.cpp and the engines never see OpenAI; both see this file. Frames are msgpack-encoded
+tagged structs (`workers/pipe.py` adds the length). Rules of the traffic:
+
+1. The parent sends `Load` once; the child answers `Loading`* and then `Ready` or `LoadFailed`, once.
+2. Every submitted call gets zero or one `Started`, any number of `Text` and `Finished`, and exactly one terminal event:
+   `Done` or `Failed`. Nothing about a call follows its terminal event.
+3. `Cancel` of an unknown or finished call is ignored; of a running one it ends in `Failed(code="cancelled")`.
+4. `Ping` is answered by `Pong` at any time, also in the middle of a long decode.
+
+This file imports nothing of ours.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from msgspec import Struct, field
+from msgspec.msgpack import Decoder, Encoder
+
+FinishReason = Literal["stop", "length"]
+
+
+# -- calls ------------------------------------------------------------------------------------------------------------
+
+
+class Sampling(Struct, frozen=True, omit_defaults=True):
+    """How a token is chosen. Every default is the neutral value: it changes nothing."""
+
+    temperature: float = 1.0  # 0 = greedy
+    top_p: float = 1.0
+    top_k: int = 0  # 0 = all
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64  # tokens that the penalties look back on; -1 = the whole context
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    mirostat: Literal[0, 1, 2] = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    seed: int | None = None  # choice i draws with seed + i; None = a fresh one
+    logit_bias: dict[int, float] = field(default_factory=dict)  # token id -> added logit, -100 bans
+
+
+class Message(Struct, frozen=True, omit_defaults=True):
+    """One turn of a conversation, as the chat template sees it."""
+
+    role: str
+    content: str
+    name: str | None = None
+
+
+class TextCall(Struct, frozen=True, omit_defaults=True, tag="text"):
+    """A chat (`messages`) or a completion (`prompts`); exactly one of the two is set.
+
+    Choice index of prompt p and sample j is `p * n + j`.
+    """
+
+    id: str
+    messages: list[Message] | None = None
+    prompts: list[str | list[int]] | None = None
+    suffix: str | None = None  # fill-in-the-middle, for models that have the tokens for it
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None  # None = the rest of the context
+    stop: list[str] = field(default_factory=list)
+    n: int = 1
+    logprobs: int | None = None  # None = off, k = the chosen token's and the k likeliest
+    echo: bool = False  # completions: the prompt's text first
+    truncate: bool = False  # drop the oldest turns (or the prompt's head) instead of refusing
+
+
+Call = TextCall
+
+
+# -- events -----------------------------------------------------------------------------------------------------------
+
+
+class TopLogprob(Struct, frozen=True, array_like=True):
+    """A candidate token: its text (U+FFFD where it is no whole character), its bytes, ln(probability)."""
+
+    token: str
+    bytes: list[int]
+    logprob: float
+
+
+class TokenLogprob(Struct, frozen=True, array_like=True):
+    """The token that was chosen, and the likeliest ones beside it. `logprob` is None for an echoed first token."""
+
+    token: str
+    bytes: list[int]
+    logprob: float | None
+    top: list[TopLogprob]
+
+
+class Usage(Struct, frozen=True, omit_defaults=True):
+    """Tokens of one call; all its choices counted, the prompt once."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+class Started(Struct, frozen=True, tag="started"):
+    """The call has left the worker's queue: its first sequence has a slot."""
+
+    id: str
+    prompt_tokens: int
+    cached_tokens: int
+
+
+class Text(Struct, frozen=True, tag="t", array_like=True):
+    """Text of one choice: whole characters only, never part of a stop string. `tokens` = how many it took."""
+
+    id: str
+    choice: int
+    text: str
+    tokens: int
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+
+
+class Finished(Struct, frozen=True, tag="finished"):
+    """One choice is complete."""
+
+    id: str
+    choice: int
+    reason: FinishReason
+
+
+class Done(Struct, frozen=True, tag="done"):
+    """Terminal: every choice is complete."""
+
+    id: str
+    usage: Usage
+
+
+class Failed(Struct, frozen=True, omit_defaults=True, tag="failed"):
+    """Terminal: the call ended without a whole answer. `code` is one of errors.py."""
+
+    id: str
+    code: str
+    message: str
+    param: str | None = None
+    usage: Usage = Usage()
+
+
+Event = Started | Text | Finished | Done | Failed
+
+
+# -- life of a worker -------------------------------------------------------------------------------------------------
+
+
+class TextOptions(Struct, frozen=True, omit_defaults=True, tag="text"):
+    """How the text engine runs a model; None = the engine decides by what it measures or reads from the file."""
+
+    ctx: int | None = None  # tokens per sequence
+    parallel: int | None = None  # sequences at once (slots)
+    batch: int | None = None  # tokens per step when nobody is waiting for a next token
+    chunk: int | None = None  # prefill tokens per step beside running sequences
+    threads: int | None = None
+    gpu_layers: int | None = None  # -1 = all
+    kv_layout: Literal["streams", "unified"] | None = None
+    kv_type: Literal["f16", "q8_0"] | None = None
+    flash_attention: bool | None = None
+    backend_sampling: bool | None = None
+    chat_template: str | None = None  # jinja text, instead of the file's own
+
+
+class EchoOptions(Struct, frozen=True, omit_defaults=True, tag="echo"):
+    """Faults to inject: the echo engine exists to test workers/, never an API."""
+
+    load_seconds: float = 0.0
+    load_error: str | None = None
+    step_seconds: float = 0.0
+    parallel: int = 4
+    ctx: int = 4096
+
+
+class Load(Struct, frozen=True, omit_defaults=True, tag="load"):
+    """First frame to a child: which engine, which file, how. `engine` is a key of `engines.ENGINES`."""
+
+    engine: str
+    model: str
+    path: str
+    options: TextOptions | EchoOptions
+
+
+class Submit(Struct, frozen=True, tag="submit"):
+    """A call for the engine."""
+
+    call: Call
+
+
+class Cancel(Struct, frozen=True, tag="cancel"):
+    """Nobody waits for this call any more."""
+
+    id: str
+
+
+class Ping(Struct, frozen=True, tag="ping"):
+    """Are you there? Answered by a thread of its own."""
+
+    number: int
+
+
+class Stop(Struct, frozen=True, tag="stop"):
+    """Leave now; every call still running has been answered for by the parent."""
+
+
+Down = Load | Submit | Cancel | Ping | Stop
+
+
+class ModelFacts(Struct, frozen=True, omit_defaults=True):
+    """What a loaded model turned out to be."""
+
+    architecture: str
+    context_length: int  # tokens per sequence: the number a context_length_exceeded quotes
+    parallel: int
+    vocab_size: int = 0
+    parameters: int = 0
+    file_bytes: int = 0
+    chat: bool = True  # it has, or was given, a chat template
+    device: str = "cpu"
+    options: TextOptions | None = None  # with every default resolved
+
+
+class Gauges(Struct, frozen=True, omit_defaults=True):
+    """The engine's counters, as of the last step; totals since load."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_used: int = 0  # tokens held in the cache, running and idle
+    kv_total: int = 0
+    prefill_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    steps: int = 0
+    step_seconds: float = 0.0  # sum over steps
+    preemptions: int = 0
+
+
+class Loading(Struct, frozen=True, tag="loading"):
+    """Load progress, 0 to 1."""
+
+    fraction: float
+
+
+class Ready(Struct, frozen=True, tag="ready"):
+    """Loaded; calls may come."""
+
+    facts: ModelFacts
+
+
+class LoadFailed(Struct, frozen=True, tag="load_failed"):
+    """The load failed, in the engine's own words; the child exits after it."""
+
+    message: str
+
+
+class Pong(Struct, frozen=True, tag="pong"):
+    """`step` counts begun steps and moves only while the engine works; `busy` says whether it has work."""
+
+    number: int
+    step: int
+    busy: bool
+    gauges: Gauges
+    rss_bytes: int = 0
+
+
+class Events(Struct, frozen=True, tag="events"):
+    """All that one step brought up: one frame a step, not one a token."""
+
+    events: Sequence[Event]
+
+
+Up = Loading | Ready | LoadFailed | Pong | Events
+
+
+encoder = Encoder()
+decode_down: Decoder[Down] = Decoder(Down)
+decode_up: Decoder[Up] = Decoder(Up)

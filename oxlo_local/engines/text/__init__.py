@@ -1,0 +1,1 @@
+"""The text engine: continuous batching over llama.cpp's low-level API."""
