@@ -102,7 +102,7 @@ class Usage(Struct, frozen=True, omit_defaults=True):
     reasoning_tokens: int = 0
 
 
-class Started(Struct, frozen=True, tag="started"):
+class Started(Struct, frozen=True, tag="started", array_like=True):
     """The call has left the worker's queue: its first sequence has a slot."""
 
     id: str
@@ -110,7 +110,7 @@ class Started(Struct, frozen=True, tag="started"):
     cached_tokens: int
 
 
-class Text(Struct, frozen=True, tag="t", array_like=True):
+class Text(Struct, frozen=True, tag="text", array_like=True):
     """Text of one choice: whole characters only, never part of a stop string. `tokens` = how many it took."""
 
     id: str
@@ -120,7 +120,7 @@ class Text(Struct, frozen=True, tag="t", array_like=True):
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
-class Finished(Struct, frozen=True, tag="finished"):
+class Finished(Struct, frozen=True, tag="finished", array_like=True):
     """One choice is complete."""
 
     id: str
@@ -128,14 +128,14 @@ class Finished(Struct, frozen=True, tag="finished"):
     reason: FinishReason
 
 
-class Done(Struct, frozen=True, tag="done"):
+class Done(Struct, frozen=True, tag="done", array_like=True):
     """Terminal: every choice is complete."""
 
     id: str
     usage: Usage
 
 
-class Failed(Struct, frozen=True, omit_defaults=True, tag="failed"):
+class Failed(Struct, frozen=True, tag="failed", array_like=True):
     """Terminal: the call ended without a whole answer. `code` is one of errors.py."""
 
     id: str
