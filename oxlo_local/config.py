@@ -1,0 +1,296 @@
+"""Settings: one frozen record, read once from flags > environment (OXLO_…) > config.toml > defaults.
+
+The fields of `Settings` are the only list of settings that exists. `SETTINGS` is that list as data: the flags of
+`oxlo serve`, the table in the README and the tests are all made from it, so a new setting is one new field here.
+A key that is no setting is an error that names the nearest one, wherever it stands.
+"""
+
+import difflib
+import ipaddress
+import os
+import tomllib
+import types
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import msgspec
+import platformdirs
+from msgspec import Meta, Struct
+
+from oxlo_local.errors import BadRequest
+
+OTHER_VARIABLES = frozenset({"OXLO_API_KEY", "OXLO_EXTRAS"})
+"""Variables of ours that are no settings: the key that client commands send, and what `scripts/oxlo` installs."""
+
+Count = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(ge=0)]
+OneOrMore = Annotated[float, Meta(gt=0)]
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can be configured. None = decided at run time, by measurement or from the model's file."""
+
+    home: Annotated[Path, Meta(description="data folder: ledger, locks, manifests")]
+    config: Annotated[Path, Meta(description="configuration file; the user's models.toml is looked for beside it")]
+
+    host: Annotated[str, Meta(description="address to listen on; beyond loopback keys are always required")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
+    auth: Annotated[
+        Literal["auto", "always", "never"],
+        Meta(description="who needs a key: auto = everyone once a key exists; never works on loopback only"),
+    ] = "auto"
+    cors_origins: Annotated[
+        list[str], Meta(description="web origins that may call the server, separated by commas")
+    ] = []
+    strict: Annotated[bool, Meta(description="refuse unknown request fields instead of naming them in a header")] = (
+        False
+    )
+    max_body_bytes: Annotated[Count, Meta(description="largest JSON body; a longer one is a 413")] = 64 * 1024 * 1024
+
+    queue_max: Annotated[Count, Meta(description="requests that may wait; one more is a 429 queue_full")] = 256
+    request_timeout: Annotated[Seconds, Meta(description="seconds a request may take in all; 0 = no limit")] = 0
+    heartbeat_seconds: Annotated[
+        OneOrMore, Meta(description="seconds of silence after which a stream gets a comment line")
+    ] = 15
+    drain_seconds: Annotated[Seconds, Meta(description="seconds that running requests get after SIGTERM")] = 30
+    step_timeout: Annotated[
+        OneOrMore, Meta(description="seconds without a finished engine step after which a worker is replaced")
+    ] = 600
+    ping_seconds: Annotated[OneOrMore, Meta(description="seconds between two pings to a worker")] = 2
+
+    ctx: Annotated[Count | None, Meta(description="context of each sequence, in tokens")] = None
+    parallel: Annotated[
+        Annotated[int, Meta(ge=1, le=256)] | None, Meta(description="sequences that a text model runs at once")
+    ] = None
+    threads: Annotated[Count | None, Meta(description="engine threads")] = None
+    batch: Annotated[Count | None, Meta(description="most tokens in one engine step")] = None
+    chunk: Annotated[Count | None, Meta(description="prefill tokens in a step beside running sequences")] = None
+    kv_layout: Annotated[
+        Literal["streams", "unified"] | None,
+        Meta(description="KV cache: a stream for each sequence, or one pool for all"),
+    ] = None
+    kv_type: Annotated[Literal["f16", "q8_0"] | None, Meta(description="number format of the KV cache")] = None
+    gpu_layers: Annotated[
+        Annotated[int, Meta(ge=-1)] | None, Meta(description="layers on the GPU; -1 = all of them")
+    ] = None
+    flash_attention: Annotated[bool | None, Meta(description="fused attention kernels")] = None
+    backend_sampling: Annotated[bool | None, Meta(description="sample inside the compute graph where possible")] = None
+
+    ledger_sync: Annotated[
+        Literal["normal", "full"], Meta(description="normal survives kill -9, full a loss of power too")
+    ] = "normal"
+    default_price_usd: Annotated[
+        Decimal, Meta(description="price of a request to a local file that has no entry in models.toml")
+    ] = Decimal("0.0010")
+
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="least severe message that is logged")
+    ] = "info"
+    log_format: Annotated[Literal["text", "json"], Meta(description="form of the log lines")] = "text"
+
+    def __post_init__(self) -> None:
+        micros = self.default_price_usd * 1_000_000
+        if not micros.is_finite() or micros < 0 or micros != micros.to_integral_value():
+            raise ValueError("default_price_usd must be a whole number of micro-dollars, such as 0.0010")
+        if self.auth == "never" and not self.loopback:
+            raise ValueError(f"auth never is for loopback only, and {self.host} is not; use auth = auto")
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the bind address is reachable from this machine only."""
+        if self.host.lower() == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def default_price_micros(self) -> int:
+        """`default_price_usd` in micro-dollars."""
+        return int(self.default_price_usd * 1_000_000)
+
+    @property
+    def ledger_path(self) -> Path:
+        """The SQLite file with keys and ledger rows."""
+        return self.home / "ledger.db"
+
+    @property
+    def locks_dir(self) -> Path:
+        """One lock file for each living instance."""
+        return self.home / "locks"
+
+    @property
+    def manifests_dir(self) -> Path:
+        """One JSON file for each pulled model."""
+        return self.home / "manifests"
+
+    @property
+    def serve_file(self) -> Path:
+        """Written by a running `serve`, mode 0600: address, process id, admin token."""
+        return self.home / "serve.json"
+
+    @property
+    def user_models_toml(self) -> Path:
+        """The user's catalogue, laid over the shipped one."""
+        return self.config.parent / "models.toml"
+
+    @property
+    def content_dirs(self) -> tuple[Path, ...]:
+        """Folders that may hold what users sent or got: `oxlo purge` empties them, and nothing else of ours may."""
+        return (self.home / "outputs", self.home / "uploads", self.home / "replays")
+
+    def make_home(self) -> None:
+        """Create the data folder, for this user's eyes only.
+
+        Raises BadRequest when it cannot be made.
+        """
+        try:
+            self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.locks_dir.mkdir(exist_ok=True, mode=0o700)
+            self.manifests_dir.mkdir(exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise BadRequest(f"cannot use the data folder {self.home}: {error.strerror}; set OXLO_HOME") from error
+
+
+class Setting(Struct, frozen=True):
+    """One setting as data. `type` is what `msgspec.convert` takes; `default` is None where it is found out later."""
+
+    name: str
+    type: Any
+    default: object
+    help: str
+
+    @property
+    def variable(self) -> str:
+        """Its environment variable."""
+        return "OXLO_" + self.name.upper()
+
+    @property
+    def flag(self) -> str:
+        """Its flag of `oxlo serve`."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def kind(self) -> str:
+        """Its type in words, for people."""
+        base, _ = plain(self.type)
+        if get_origin(base) is Literal:
+            return " | ".join(get_args(base))
+        if get_origin(base) is list:
+            return "list of texts"
+        return {int: "integer", float: "number", bool: "true | false", Decimal: "US dollars", Path: "path"}.get(
+            base, "text"
+        )
+
+
+def plain(annotation: Any) -> tuple[Any, list[Meta]]:
+    """The type below `Annotated` and `| None`, and the constraints met on the way."""
+    metas: list[Meta] = []
+    while True:
+        if get_origin(annotation) is Annotated:
+            annotation, *notes = get_args(annotation)
+            metas += [note for note in notes if isinstance(note, Meta)]
+        elif get_origin(annotation) in (Union, types.UnionType):
+            annotation = next(arm for arm in get_args(annotation) if arm is not type(None))
+        else:
+            return annotation, metas
+
+
+def _listed() -> Iterable[Setting]:
+    for field in msgspec.structs.fields(Settings):
+        help_text = next(meta.description for meta in plain(field.type)[1] if meta.description)
+        default = field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
+        yield Setting(field.name, field.type, None if default is msgspec.NODEFAULT else default, help_text)
+
+
+SETTINGS: tuple[Setting, ...] = tuple(_listed())
+_BY_NAME = {setting.name: setting for setting in SETTINGS}
+
+
+def load(flags: Mapping[str, object] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings. A flag that is None, like a variable that is empty, counts as not given.
+
+    Raises BadRequest, which names the place, for an unknown key, a value of the wrong type, or a file that is
+    missing although it was asked for.
+    """
+    environ = os.environ if environ is None else environ
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    variables = _from_environment(environ)
+    asked_for = given.get("config") or variables.get("config")
+    path = Path(str(asked_for)).expanduser() if asked_for else platformdirs.user_config_path("oxlo") / "config.toml"
+
+    values: dict[str, object] = {"home": platformdirs.user_data_path("oxlo"), "config": path}
+    sources: tuple[tuple[str, Mapping[str, object]], ...] = (
+        (f"{path}: {{name}}", _from_file(path, required=asked_for is not None)),
+        ("{variable}", variables),
+        ("{flag}", given),
+    )
+    for label, source in sources:
+        for name, value in source.items():
+            setting = _BY_NAME.get(name)
+            if setting is None:
+                raise BadRequest(f"{label.format(name=name, variable=name, flag=name)}: {_unknown(name)}")
+            place = label.format(name=name, variable=setting.variable, flag=setting.flag)
+            values[name] = _converted(setting, value, place)
+    try:
+        return Settings(**values)  # type: ignore[arg-type]  # each value was converted to its field's type above
+    except ValueError as error:
+        raise BadRequest(str(error)) from error
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for variable, text in environ.items():
+        if not variable.startswith("OXLO_") or variable in OTHER_VARIABLES:
+            continue
+        name = variable.removeprefix("OXLO_").lower()
+        if name not in _BY_NAME:
+            known = [setting.variable for setting in SETTINGS] + sorted(OTHER_VARIABLES)
+            raise BadRequest(f"unknown environment variable {variable}{_nearest(variable, known)}")
+        if text:
+            found[name] = text
+    return found
+
+
+def _from_file(path: Path, *, required: bool) -> dict[str, object]:
+    try:
+        # Floats stay text until their field is known, so that a price never passes through a binary fraction.
+        content = tomllib.loads(path.read_text("utf-8"), parse_float=str)
+    except FileNotFoundError:
+        if required:
+            raise BadRequest(f"there is no configuration file {path}") from None
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadRequest(f"cannot read the configuration file {path}: {error}") from error
+    if "config" in content:
+        raise BadRequest(f"{path}: config cannot stand in the file that it names; use OXLO_CONFIG or --config")
+    return content
+
+
+def _converted(setting: Setting, value: object, place: str) -> object:
+    base, _ = plain(setting.type)
+    if isinstance(value, str) and get_origin(base) is list:
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    if base is Path and isinstance(value, str | Path):
+        return Path(value).expanduser().absolute()
+    if base is Decimal and isinstance(value, int):
+        value = str(value)
+    try:
+        return msgspec.convert(value, setting.type, strict=False)
+    except msgspec.ValidationError as error:
+        reason = str(error).replace("`", "")
+        raise BadRequest(f"{place}: {reason}; it is {setting.kind}: {setting.help}", param=setting.name) from None
+
+
+def _unknown(name: str) -> str:
+    return f"no such setting{_nearest(name, list(_BY_NAME))}"
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
