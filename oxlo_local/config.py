@@ -21,76 +21,80 @@ from msgspec import Meta, Struct
 
 from oxlo_local.errors import BadRequest
 
+# Variables of ours that are no settings: the key that client commands send, and what `scripts/oxlo` installs.
 OTHER_VARIABLES = frozenset({"OXLO_API_KEY", "OXLO_EXTRAS"})
-"""Variables of ours that are no settings: the key that client commands send, and what `scripts/oxlo` installs."""
+
+
+def about(text: str, ge: int | None = None, le: int | None = None) -> Meta:
+    """What a setting is for, in half a line, and its limits."""
+    return Meta(description=text, ge=ge, le=le)
+
 
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0)]
-OneOrMore = Annotated[float, Meta(gt=0)]
+Interval = Annotated[float, Meta(gt=0)]
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be configured. None = decided at run time, by measurement or from the model's file."""
 
-    home: Annotated[Path, Meta(description="data folder: ledger, locks, manifests")]
-    config: Annotated[Path, Meta(description="configuration file; the user's models.toml is looked for beside it")]
+    home: Annotated[Path, about("data folder: ledger, locks, manifests")]
+    config: Annotated[Path, about("configuration file; the user's models.toml is looked for beside it")]
 
-    host: Annotated[str, Meta(description="address to listen on; beyond loopback keys are always required")] = (
+    host: Annotated[str, about("address to listen on; beyond loopback keys are always required")] = (
         "127.0.0.1"
     )
-    port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
+    port: Annotated[int, about("port to listen on; 0 takes a free one", ge=0, le=65535)] = 8000
     auth: Annotated[
         Literal["auto", "always", "never"],
-        Meta(description="who needs a key: auto = everyone once a key exists; never works on loopback only"),
+        about("who needs a key: auto = everyone once a key exists; never works on loopback only"),
     ] = "auto"
     cors_origins: Annotated[
-        list[str], Meta(description="web origins that may call the server, separated by commas")
+        list[str], about("web origins that may call the server, separated by commas")
     ] = []
-    strict: Annotated[bool, Meta(description="refuse unknown request fields instead of naming them in a header")] = (
-        False
-    )
-    max_body_bytes: Annotated[Count, Meta(description="largest JSON body; a longer one is a 413")] = 64 * 1024 * 1024
+    strict: Annotated[bool, about("refuse unknown request fields instead of naming them in a header")] = False
+    max_body_bytes: Annotated[Count, about("largest JSON body; a longer one is a 413")] = 64 * 1024 * 1024
 
-    queue_max: Annotated[Count, Meta(description="requests that may wait; one more is a 429 queue_full")] = 256
-    request_timeout: Annotated[Seconds, Meta(description="seconds a request may take in all; 0 = no limit")] = 0
+    queue_max: Annotated[Count, about("requests that may wait; one more is a 429 queue_full")] = 256
+    request_timeout: Annotated[Seconds, about("seconds a request may take in all; 0 = no limit")] = 0
     heartbeat_seconds: Annotated[
-        OneOrMore, Meta(description="seconds of silence after which a stream gets a comment line")
+        Interval, about("seconds of silence after which a stream gets a comment line")
     ] = 15
-    drain_seconds: Annotated[Seconds, Meta(description="seconds that running requests get after SIGTERM")] = 30
+    drain_seconds: Annotated[Seconds, about("seconds that running requests get after SIGTERM")] = 30
     step_timeout: Annotated[
-        OneOrMore, Meta(description="seconds without a finished engine step after which a worker is replaced")
+        Interval, about("seconds without a finished engine step after which a worker is replaced")
     ] = 600
-    ping_seconds: Annotated[OneOrMore, Meta(description="seconds between two pings to a worker")] = 2
+    ping_seconds: Annotated[Interval, about("seconds between two pings to a worker")] = 2
 
-    ctx: Annotated[Count | None, Meta(description="context of each sequence, in tokens")] = None
+    ctx: Annotated[Count | None, about("context of each sequence, in tokens")] = None
     parallel: Annotated[
-        Annotated[int, Meta(ge=1, le=256)] | None, Meta(description="sequences that a text model runs at once")
+        Annotated[int, Meta(ge=1, le=256)] | None, about("sequences that a text model runs at once")
     ] = None
-    threads: Annotated[Count | None, Meta(description="engine threads")] = None
-    batch: Annotated[Count | None, Meta(description="most tokens in one engine step")] = None
-    chunk: Annotated[Count | None, Meta(description="prefill tokens in a step beside running sequences")] = None
+    threads: Annotated[Count | None, about("engine threads")] = None
+    batch: Annotated[Count | None, about("most tokens in one engine step")] = None
+    chunk: Annotated[Count | None, about("prefill tokens in a step beside running sequences")] = None
     kv_layout: Annotated[
         Literal["streams", "unified"] | None,
-        Meta(description="KV cache: a stream for each sequence, or one pool for all"),
+        about("KV cache: a stream for each sequence, or one pool for all"),
     ] = None
-    kv_type: Annotated[Literal["f16", "q8_0"] | None, Meta(description="number format of the KV cache")] = None
+    kv_type: Annotated[Literal["f16", "q8_0"] | None, about("number format of the KV cache")] = None
     gpu_layers: Annotated[
-        Annotated[int, Meta(ge=-1)] | None, Meta(description="layers on the GPU; -1 = all of them")
+        Annotated[int, Meta(ge=-1)] | None, about("layers on the GPU; -1 = all of them")
     ] = None
-    flash_attention: Annotated[bool | None, Meta(description="fused attention kernels")] = None
-    backend_sampling: Annotated[bool | None, Meta(description="sample inside the compute graph where possible")] = None
+    flash_attention: Annotated[bool | None, about("fused attention kernels")] = None
+    backend_sampling: Annotated[bool | None, about("sample inside the compute graph where possible")] = None
 
     ledger_sync: Annotated[
-        Literal["normal", "full"], Meta(description="normal survives kill -9, full a loss of power too")
+        Literal["normal", "full"], about("normal survives kill -9, full a loss of power too")
     ] = "normal"
     default_price_usd: Annotated[
-        Decimal, Meta(description="price of a request to a local file that has no entry in models.toml")
+        Decimal, about("price of a request to a local file that has no entry in models.toml")
     ] = Decimal("0.0010")
 
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Meta(description="least severe message that is logged")
+        Literal["debug", "info", "warning", "error"], about("least severe message that is logged")
     ] = "info"
-    log_format: Annotated[Literal["text", "json"], Meta(description="form of the log lines")] = "text"
+    log_format: Annotated[Literal["text", "json"], about("form of the log lines")] = "text"
 
     def __post_init__(self) -> None:
         micros = self.default_price_usd * 1_000_000
@@ -154,7 +158,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             self.locks_dir.mkdir(exist_ok=True, mode=0o700)
             self.manifests_dir.mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
-            raise BadRequest(f"cannot use the data folder {self.home}: {error.strerror}; set OXLO_HOME") from error
+            raise BadRequest(
+                f"cannot use the data folder {self.home}: {error.strerror}; set OXLO_HOME"
+            ) from error
 
 
 class Setting(Struct, frozen=True):
@@ -183,9 +189,13 @@ class Setting(Struct, frozen=True):
             return " | ".join(get_args(base))
         if get_origin(base) is list:
             return "list of texts"
-        return {int: "integer", float: "number", bool: "true | false", Decimal: "US dollars", Path: "path"}.get(
-            base, "text"
-        )
+        return {
+            int: "integer",
+            float: "number",
+            bool: "true | false",
+            Decimal: "US dollars",
+            Path: "path",
+        }.get(base, "text")
 
 
 def plain(annotation: Any) -> tuple[Any, list[Meta]]:
@@ -222,7 +232,11 @@ def load(flags: Mapping[str, object] | None = None, environ: Mapping[str, str] |
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     variables = _from_environment(environ)
     asked_for = given.get("config") or variables.get("config")
-    path = Path(str(asked_for)).expanduser() if asked_for else platformdirs.user_config_path("oxlo") / "config.toml"
+    path = (
+        Path(str(asked_for)).expanduser()
+        if asked_for
+        else platformdirs.user_config_path("oxlo") / "config.toml"
+    )
 
     values: dict[str, object] = {"home": platformdirs.user_data_path("oxlo"), "config": path}
     sources: tuple[tuple[str, Mapping[str, object]], ...] = (
@@ -268,7 +282,9 @@ def _from_file(path: Path, *, required: bool) -> dict[str, object]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadRequest(f"cannot read the configuration file {path}: {error}") from error
     if "config" in content:
-        raise BadRequest(f"{path}: config cannot stand in the file that it names; use OXLO_CONFIG or --config")
+        raise BadRequest(
+            f"{path}: config cannot stand in the file that it names; use OXLO_CONFIG or --config"
+        )
     return content
 
 
@@ -284,7 +300,9 @@ def _converted(setting: Setting, value: object, place: str) -> object:
         return msgspec.convert(value, setting.type, strict=False)
     except msgspec.ValidationError as error:
         reason = str(error).replace("`", "")
-        raise BadRequest(f"{place}: {reason}; it is {setting.kind}: {setting.help}", param=setting.name) from None
+        raise BadRequest(
+            f"{place}: {reason}; it is {setting.kind}: {setting.help}", param=setting.name
+        ) from None
 
 
 def _unknown(name: str) -> str:

@@ -24,7 +24,9 @@ def settings_of(file: Path, **values: object) -> Settings:
 
 
 def test_every_field_is_a_listed_setting_with_help() -> None:
-    assert [setting.name for setting in SETTINGS] == [field.name for field in msgspec.structs.fields(Settings)]
+    assert [setting.name for setting in SETTINGS] == [
+        field.name for field in msgspec.structs.fields(Settings)
+    ]
     assert all(len(setting.help) > 10 for setting in SETTINGS)
 
 
@@ -106,7 +108,9 @@ def test_loopback_hosts(file: Path, host: str) -> None:
     assert settings_of(file, host=host).loopback
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.4", "example.com", "localhost.example.com", "[::]"])
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "::", "192.168.1.4", "example.com", "localhost.example.com", "[::]"]
+)
 def test_other_hosts_are_not_loopback_and_refuse_to_go_without_keys(file: Path, host: str) -> None:
     assert not settings_of(file, host=host).loopback
     with pytest.raises(BadRequest, match="loopback only"):
