@@ -172,6 +172,7 @@ class EchoOptions(Struct, frozen=True, omit_defaults=True, tag="echo"):
 
     load_seconds: float = 0.0
     load_error: str | None = None
+    load_exit: int | None = None  # leave with this status in mid-load, without a word
     step_seconds: float = 0.0
     parallel: int = 4
     ctx: int = 4096

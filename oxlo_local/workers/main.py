@@ -1,0 +1,235 @@
+"""The child process: one engine, one step loop, and a second thread that answers for it.
+
+Two threads share the work. The main thread loads the engine and then steps it for as long as it has something to do.
+The reader thread owns stdin: it passes calls on, answers pings itself (one decode of a long prompt may take minutes),
+and ends the process the moment stdin closes, which is how a child notices that its parent was killed.
+
+What would break the pipe is moved out of its way first: engines print from native code, so fd 1 becomes a second
+stderr and the frames leave through a private copy. Signals meant for the parent (Ctrl-C reaches a whole terminal,
+service managers signal every process) are ignored, because the parent may still be draining.
+"""
+
+import ctypes
+import importlib
+import os
+import signal
+import sys
+import threading
+from queue import Empty, SimpleQueue
+from typing import cast
+
+from oxlo_local import log
+from oxlo_local.calls import (
+    Cancel,
+    Events,
+    Gauges,
+    Load,
+    LoadFailed,
+    Loading,
+    Ping,
+    Pong,
+    Ready,
+    Stop,
+    Submit,
+    Up,
+    decode_down,
+)
+from oxlo_local.engines import ENGINES, Engine
+from oxlo_local.workers.pipe import Frames, pack
+
+Command = Load | Submit | Cancel | Stop
+
+READ_BYTES = 1 << 18
+PROGRESS_STEP = 0.01
+PR_SET_PDEATHSIG = 1
+
+
+class Pipe:
+    """Both directions of the child's pipe; `send` may be called from either thread."""
+
+    def __init__(self, incoming: int, outgoing: int) -> None:
+        self._in = incoming
+        self._out = outgoing
+        self._frames = Frames()
+        self._lock = threading.Lock()
+
+    def send(self, message: Up) -> None:
+        """Write one whole frame. Raises BrokenPipeError when the parent is gone."""
+        frame = memoryview(pack(message))
+        with self._lock:
+            while frame:
+                frame = frame[os.write(self._out, frame) :]
+
+    def receive(self) -> list[bytearray] | None:
+        """The next bodies; None at the end of the stream. Blocks in `os.read`, which never upsets interpreter exit."""
+        data = os.read(self._in, READ_BYTES)
+        return self._frames.feed(data) if data else None
+
+
+class Worker:
+    """What both threads know: the engine once it is loaded, and how many steps were begun."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self.pipe = pipe
+        self.commands: SimpleQueue[Command] = SimpleQueue()
+        self._engine: Engine | None = None
+        self._steps = 0
+        self._stepping = False
+
+    # -- reader thread ------------------------------------------------------------------------------------------------
+
+    def read(self) -> None:
+        """Serve stdin until it closes, then end the process, whatever the other thread is doing."""
+        try:
+            while (bodies := self.pipe.receive()) is not None:
+                for body in bodies:
+                    message = decode_down.decode(body)
+                    if isinstance(message, Ping):
+                        self.pipe.send(self._pong(message.number))
+                    else:
+                        self.commands.put(message)
+        except BrokenPipeError:
+            pass
+        except Exception as error:
+            print(f"worker: the pipe from the parent is unusable: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+
+    def _pong(self, number: int) -> Pong:
+        engine = self._engine
+        return Pong(
+            number=number,
+            step=self._steps,
+            busy=self._stepping or (engine is not None and engine.busy()),
+            gauges=engine.gauges() if engine is not None else Gauges(),
+            rss_bytes=resident_bytes(),
+        )
+
+    # -- main thread --------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Load, say so, then step until told to stop."""
+        load = self.commands.get()
+        if isinstance(load, Stop):
+            return
+        if not isinstance(load, Load):
+            raise TypeError(f"the first message must be Load, not {type(load).__name__}")
+        try:
+            engine = load_engine(load, LoadProgress(self.pipe))
+        except Exception as error:
+            self.pipe.send(LoadFailed(str(error) or type(error).__name__))
+            raise SystemExit(1) from error
+        self._engine = engine
+        self.pipe.send(Ready(engine.facts))
+        try:
+            self._serve(engine)
+        finally:
+            self._engine = None
+            engine.close()
+
+    def _serve(self, engine: Engine) -> None:
+        while self._obey(engine):
+            if not engine.busy():
+                continue
+            self._stepping = True
+            self._steps += 1
+            events = engine.step()
+            self._stepping = False
+            if events:
+                self.pipe.send(Events(events))
+
+    def _obey(self, engine: Engine) -> bool:
+        """Carry out what has come in; waits for something when the engine is idle. False = stop."""
+        try:
+            command = self.commands.get(block=not engine.busy())
+            while True:
+                if isinstance(command, Submit):
+                    engine.submit(command.call)
+                elif isinstance(command, Cancel):
+                    engine.cancel(command.id)
+                elif isinstance(command, Stop):
+                    return False
+                command = self.commands.get_nowait()
+        except Empty:
+            return True
+
+
+class LoadProgress:
+    """Reports load progress, but not every callback of the engine: a frame a percent."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+        self._said = 0.0
+
+    def __call__(self, fraction: float) -> None:
+        if fraction - self._said >= PROGRESS_STEP:
+            self._said = fraction
+            self._pipe.send(Loading(min(fraction, 1.0)))
+
+
+def load_engine(load: Load, progress: LoadProgress) -> Engine:
+    """The engine that `load` names. Raises ValueError for an unknown one, ImportError naming the extra it needs."""
+    where = ENGINES.get(load.engine)
+    if where is None:
+        raise ValueError(f"no engine is called {load.engine!r}; there are {', '.join(sorted(ENGINES))}")
+    module, _, name = where.partition(":")
+    try:
+        engine_class = cast(type[Engine], getattr(importlib.import_module(module), name))
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"the {load.engine} engine needs the package {error.name}: pip install 'oxlo-local[{load.engine}]'"
+        ) from error
+    return engine_class(load, progress)
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm", "rb") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def claim_stdout() -> int:
+    """A private copy of fd 1 for the frames; fd 1 itself becomes stderr, for whatever native code prints."""
+    private = os.dup(1)
+    os.set_blocking(private, True)
+    os.set_blocking(0, True)
+    os.dup2(2, 1)
+    return private
+
+
+def die_with_parent() -> None:
+    """On Linux the kernel kills this process with its parent, also while native code holds the interpreter lock."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def main() -> None:
+    """Run a worker over this process's stdin and stdout; exits 0 after Stop, 1 after a failure."""
+    outgoing = claim_stdout()
+    die_with_parent()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    log.start_worker()
+    worker = Worker(Pipe(0, outgoing))
+    threading.Thread(target=worker.read, name="reader", daemon=True).start()
+    status = 0
+    try:
+        worker.pipe.send(Loading(0.0))  # the first frame tells the parent that pings are answered from now on
+        worker.run()
+    except SystemExit as exit_:
+        status = int(exit_.code or 0)
+    except BrokenPipeError:
+        pass
+    except BaseException:
+        log.last_words()
+        status = 1
+    sys.stderr.flush()
+    os._exit(status)  # no interpreter teardown under native threads
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""The events of one call on the parent's side: bounded, in order, with exactly one terminal event.
+
+The pipe never waits for a reader: when a client reads more slowly than the model writes, its unread pieces of text are
+joined (per choice), so that a slow reader slows only itself and costs no more than the text it has yet to read.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from oxlo_local.calls import Done, Event, Failed, Finished, Started, Text, TokenLogprob
+
+UNREAD_MAX = 4096  # events; more than this are joined
+
+
+class Stream:
+    """An async iterator of `Event`s that ends after the terminal one; also what is known about the call by then.
+
+    Times are those of the clock that `push` is given, None until the thing has happened. Text counts as output when it
+    reaches the parent, not when somebody reads it.
+    """
+
+    def __init__(self, id: str, cancel: Callable[[], None]) -> None:
+        self.id = id
+        self.started_at: float | None = None
+        self.first_output_at: float | None = None
+        self.terminal: Done | Failed | None = None
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.completion_tokens = 0
+        self._cancel = cancel
+        self._unread: deque[Event] = deque()
+        self._bound = UNREAD_MAX
+        self._over = False
+        self._abandoned = False
+        self._reader: asyncio.Future[None] | None = None
+
+    def push(self, event: Event, now: float) -> None:
+        """Take the call's next event; whatever follows the terminal one is dropped."""
+        if self.terminal is not None:
+            return
+        if isinstance(event, Text):
+            self.completion_tokens += event.tokens
+            if self.first_output_at is None:
+                self.first_output_at = now
+        elif isinstance(event, Finished):
+            if self.first_output_at is None:
+                self.first_output_at = now
+        elif isinstance(event, Started):
+            self.started_at = now
+            self.prompt_tokens = event.prompt_tokens
+            self.cached_tokens = event.cached_tokens
+        else:
+            self.terminal = event
+        if self._abandoned:
+            return
+        self._unread.append(event)
+        if len(self._unread) > self._bound:
+            self._unread = joined(self._unread)
+            # Not to join anew for every event when the pieces cannot be joined further (many choices).
+            self._bound = max(UNREAD_MAX, 2 * len(self._unread))
+        reader = self._reader
+        if reader is not None and not reader.done():
+            reader.set_result(None)
+
+    def cancel(self) -> None:
+        """Nobody reads on: the worker is told, and what it still sends is not kept. Safe to call at any time."""
+        self._abandoned = True
+        self._unread.clear()
+        if self.terminal is None:
+            self._cancel()
+
+    def __aiter__(self) -> "Stream":
+        return self
+
+    async def __anext__(self) -> Event:
+        """The next event. One reader at a time; a reader that is cancelled while waiting loses nothing."""
+        while not self._unread:
+            if self._over or self._abandoned:
+                raise StopAsyncIteration
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        event = self._unread.popleft()
+        if isinstance(event, Done | Failed):
+            self._over = True
+        return event
+
+
+def joined(events: deque[Event]) -> deque[Event]:
+    """The same events with each choice's neighbouring texts made one; order within a choice is kept."""
+    result: deque[Event] = deque()
+    pieces: dict[int, list[Text]] = {}
+
+    def flush(choice: int) -> None:
+        texts = pieces.pop(choice, None)
+        if texts:
+            logprobs: list[TokenLogprob] = [one for text in texts for one in text.logprobs]
+            whole = "".join(text.text for text in texts)
+            result.append(Text(texts[0].id, choice, whole, sum(text.tokens for text in texts), logprobs))
+
+    for event in events:
+        if isinstance(event, Text):
+            pieces.setdefault(event.choice, []).append(event)
+            continue
+        if isinstance(event, Finished):
+            flush(event.choice)
+        elif isinstance(event, Done | Failed):
+            for choice in list(pieces):
+                flush(choice)
+        result.append(event)
+    for choice in list(pieces):
+        flush(choice)
+    return result
