@@ -13,7 +13,7 @@ import types
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import msgspec
 import platformdirs
@@ -197,6 +197,21 @@ class Setting(Struct, frozen=True):
             Path: "path",
         }.get(base, "text")
 
+    def convert(self, value: object) -> object:
+        """The value as the field's type, from text too. Raises ValueError, which says what is expected."""
+        base, _ = plain(self.type)
+        if isinstance(value, str) and get_origin(base) is list:
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        if base is Path and isinstance(value, str | Path):
+            return Path(value).expanduser().absolute()
+        if base is Decimal and isinstance(value, int):
+            value = str(value)
+        try:
+            return msgspec.convert(value, self.type, strict=False)
+        except msgspec.ValidationError as error:
+            reason = str(error).replace("`", "")
+            raise ValueError(f"{reason}; it is {self.kind}: {self.help}") from None
+
 
 def plain(annotation: Any) -> tuple[Any, list[Meta]]:
     """The type below `Annotated` and `| None`, and the constraints met on the way."""
@@ -228,50 +243,50 @@ def load(flags: Mapping[str, object] | None = None, environ: Mapping[str, str] |
     Raises BadRequest, which names the place, for an unknown key, a value of the wrong type, or a file that is
     missing although it was asked for.
     """
-    environ = os.environ if environ is None else environ
-    given = {name: value for name, value in (flags or {}).items() if value is not None}
-    variables = _from_environment(environ)
-    asked_for = given.get("config") or variables.get("config")
-    path = (
-        Path(str(asked_for)).expanduser()
-        if asked_for
-        else platformdirs.user_config_path("oxlo") / "config.toml"
-    )
+    given = _from_flags(flags or {})
+    variables = _from_environment(os.environ if environ is None else environ)
+    named = given.get("config") or variables.get("config")
+    path = Path(str(named.value)) if named else platformdirs.user_config_path("oxlo") / "config.toml"
+    path = path.expanduser().absolute()
 
     values: dict[str, object] = {"home": platformdirs.user_data_path("oxlo"), "config": path}
-    sources: tuple[tuple[str, Mapping[str, object]], ...] = (
-        (f"{path}: {{name}}", _from_file(path, required=asked_for is not None)),
-        ("{variable}", variables),
-        ("{flag}", given),
-    )
-    for label, source in sources:
-        for name, value in source.items():
-            setting = _BY_NAME.get(name)
-            if setting is None:
-                raise BadRequest(f"{label.format(name=name, variable=name, flag=name)}: {_unknown(name)}")
-            place = label.format(name=name, variable=setting.variable, flag=setting.flag)
-            values[name] = _converted(setting, value, place)
+    for name, found in (_from_file(path, required=named is not None) | variables | given).items():
+        try:
+            values[name] = _BY_NAME[name].convert(found.value)
+        except ValueError as error:
+            raise BadRequest(f"{found.place}: {error}", param=name) from None
     try:
         return Settings(**values)  # type: ignore[arg-type]  # each value was converted to its field's type above
     except ValueError as error:
         raise BadRequest(str(error)) from error
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, object]:
-    found: dict[str, object] = {}
+class _Found(NamedTuple):
+    """A value as it was given, and where: a flag, a variable, a line of the file."""
+
+    value: object
+    place: str
+
+
+def _from_flags(flags: Mapping[str, object]) -> dict[str, _Found]:
+    return {name: _Found(value, _BY_NAME[name].flag) for name, value in flags.items() if value is not None}
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, _Found]:
+    known = {setting.variable: setting.name for setting in SETTINGS}
+    found: dict[str, _Found] = {}
     for variable, text in environ.items():
         if not variable.startswith("OXLO_") or variable in OTHER_VARIABLES:
             continue
-        name = variable.removeprefix("OXLO_").lower()
-        if name not in _BY_NAME:
-            known = [setting.variable for setting in SETTINGS] + sorted(OTHER_VARIABLES)
-            raise BadRequest(f"unknown environment variable {variable}{_nearest(variable, known)}")
+        if variable not in known:
+            near = _nearest(variable, [*known, *OTHER_VARIABLES])
+            raise BadRequest(f"unknown environment variable {variable}{near}")
         if text:
-            found[name] = text
+            found[known[variable]] = _Found(text, variable)
     return found
 
 
-def _from_file(path: Path, *, required: bool) -> dict[str, object]:
+def _from_file(path: Path, *, required: bool) -> dict[str, _Found]:
     try:
         # Floats stay text until their field is known, so that a price never passes through a binary fraction.
         content = tomllib.loads(path.read_text("utf-8"), parse_float=str)
@@ -281,32 +296,12 @@ def _from_file(path: Path, *, required: bool) -> dict[str, object]:
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadRequest(f"cannot read the configuration file {path}: {error}") from error
-    if "config" in content:
-        raise BadRequest(
-            f"{path}: config cannot stand in the file that it names; use OXLO_CONFIG or --config"
-        )
-    return content
-
-
-def _converted(setting: Setting, value: object, place: str) -> object:
-    base, _ = plain(setting.type)
-    if isinstance(value, str) and get_origin(base) is list:
-        value = [part.strip() for part in value.split(",") if part.strip()]
-    if base is Path and isinstance(value, str | Path):
-        return Path(value).expanduser().absolute()
-    if base is Decimal and isinstance(value, int):
-        value = str(value)
-    try:
-        return msgspec.convert(value, setting.type, strict=False)
-    except msgspec.ValidationError as error:
-        reason = str(error).replace("`", "")
-        raise BadRequest(
-            f"{place}: {reason}; it is {setting.kind}: {setting.help}", param=setting.name
-        ) from None
-
-
-def _unknown(name: str) -> str:
-    return f"no such setting{_nearest(name, list(_BY_NAME))}"
+    for name in content:
+        if name == "config":
+            raise BadRequest(f"{path}: config cannot stand in the file that it names; use OXLO_CONFIG")
+        if name not in _BY_NAME:
+            raise BadRequest(f"{path}: unknown setting {name}{_nearest(name, list(_BY_NAME))}", param=name)
+    return {name: _Found(value, f"{path}: {name}") for name, value in content.items()}
 
 
 def _nearest(name: str, known: list[str]) -> str:

@@ -76,7 +76,7 @@ def test_a_price_in_the_file_never_passes_through_a_binary_fraction(file: Path) 
         ("strict = 3", "true | false"),
         ('config = "x.toml"', "cannot stand in the file"),
         ("port = ", "cannot read the configuration file"),
-        ("[models.x]\nctx = 1", "no such setting"),
+        ("[models.x]\nctx = 1", "unknown setting models"),
     ],
 )
 def test_a_mistake_in_the_file_is_named(file: Path, text: str, message: str) -> None:
