@@ -1,1 +1,51 @@
-"""The oxlo command."""
+"""The command line: one Typer app put together from the files beside this one, and `main`, the console script.
+
+Importing this must stay nearly as cheap as importing typer: the files beside it import a heavy room (the server, the
+store, an HTTP client) inside the command that needs it. The data goes to stdout, everything else to stderr; the exit
+code is 0, 1 for a failure, 2 for wrong usage.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from oxlo_local import __version__
+from oxlo_local.cli.serve import serve
+from oxlo_local.errors import OxloError
+
+app = typer.Typer(
+    name="oxlo",
+    help="A self-hosted, OpenAI-compatible inference server with one flat price a request.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"oxlo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+app.command(rich_help_panel="Serving")(serve)
+
+
+def main() -> None:
+    """Run a command. An OxloError is one line on stderr and exit code 1; anything else is a bug and shows itself."""
+    try:
+        app(prog_name="oxlo")
+    except OxloError as error:
+        print(f"oxlo: {error.message}", file=sys.stderr)
+        sys.exit(1)
