@@ -1,0 +1,82 @@
+"""What one step computes: pure arithmetic over the sequences that hold a slot.
+
+A step has a budget of tokens. The rules, in order:
+
+1. Every sequence that is generating gets its one token: nobody's next token waits for somebody's prompt.
+2. What is left goes to prompts (prefill). Beside generating sequences that is at most `chunk` tokens, so a 32 K prompt
+   delays the others by one chunk and no more; with nobody generating the whole batch is theirs.
+3. Short prompts, those that fit what is left, go first in order of arrival. Long ones share the rest evenly, and at
+   least a quarter of the budget is theirs, so that a stream of short prompts cannot starve a long one.
+4. A prefill stops at its next `stop`, a length at which another sequence waits to copy the prefix.
+
+This file knows nothing of llama.cpp, calls or time.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Outputs = Literal["none", "last", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A sequence as the batcher sees it: `computed` of its `length` known tokens are in the cache."""
+
+    slot: int
+    computed: int
+    length: int
+    stop: int  # compute no further than this now; `length` when nobody waits for a prefix
+    generating: bool
+    every_logit: bool = False  # echo with logprobs: each prompt position's row is wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Tokens `start` to `start + count` of a slot's sequence, and which of their rows are wanted."""
+
+    slot: int
+    start: int
+    count: int
+    outputs: Outputs
+
+
+def plan(works: Sequence[Work], *, batch: int, chunk: int) -> list[Piece]:
+    """The pieces of one step, sorted by slot. `works` are in order of arrival; `batch` >= number of works."""
+    counts: dict[int, int] = {work.slot: 1 for work in works if work.generating}
+    room = batch - len(counts)
+    if counts:
+        room = min(room, chunk)
+    counts |= _share([work for work in works if not work.generating], room)
+    pieces = [_piece(work, counts[work.slot]) for work in works if counts.get(work.slot)]
+    return sorted(pieces, key=lambda piece: piece.slot)
+
+
+def _piece(work: Work, count: int) -> Piece:
+    outputs: Outputs = "last" if work.computed + count == work.length else "none"
+    return Piece(work.slot, work.computed, count, "all" if work.every_logit else outputs)
+
+
+def _share(prompts: Iterable[Work], room: int) -> dict[int, int]:
+    """Prefill tokens per slot: short prompts first, long ones evenly over the rest (rules 3 and 4)."""
+    todo = {work.slot: min(work.length, work.stop) - work.computed for work in prompts}
+    short = {slot: n for slot, n in todo.items() if n <= room}
+    long = {slot: n for slot, n in todo.items() if n > room}
+    counts: dict[int, int] = {}
+    left = room - (room // 4 if long and short else 0)
+    for slot, n in short.items():
+        if n <= left:
+            counts[slot] = n
+            left -= n
+    left = room - sum(counts.values())
+    waiting = long or {slot: n for slot, n in short.items() if slot not in counts}
+    while waiting and left > 0:
+        fair = max(1, left // len(waiting))
+        for slot in list(waiting):
+            take = min(waiting[slot], fair, left)
+            counts[slot] = counts.get(slot, 0) + take
+            left -= take
+            waiting[slot] -= take
+            if waiting[slot] == 0:
+                del waiting[slot]
+    return {slot: n for slot, n in counts.items() if n > 0}

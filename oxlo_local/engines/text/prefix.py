@@ -1,0 +1,113 @@
+"""Which slot a new sequence gets, and whose computed tokens it starts from: pure decisions over token lists.
+
+A slot keeps the tokens in its KV cache after its sequence ended, so an idle slot is a cached prefix. A new sequence
+looks for the longest common prefix over *all* slots, idle and running:
+
+1. A running sequence that is still computing a prefix which the new one shares: wait for it (`Follow`) instead of
+   computing the same thing twice. It is asked to pause its prefill exactly there, so that even a cache that cannot
+   be cut (recurrent models) can be copied.
+2. The best source is idle and little of it would be lost: take that slot over.
+3. Otherwise copy the prefix into the idle slot that was used longest ago; only when the source is the one idle slot
+   is it taken over and its tail lost.
+4. No idle slot: wait. A running sequence is never evicted from here.
+
+At least one token of the prompt is always computed, since its logits are wanted. The number of slots is small (256 at
+most), so comparing token lists beats keeping a tree: a list comparison runs at memory speed.
+This file knows nothing of llama.cpp; what its caches can do comes in as `holds`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+WORTH_WAITING = 16  # tokens: a follower saves at least this much prefill, else it computes them itself
+WORTH_KEEPING = 0.5  # an idle cache of which this share would survive is taken over rather than copied
+
+
+@dataclass(slots=True)
+class Slot:
+    """One slot of the KV cache: the tokens computed in it, whether a sequence runs in it, when it was last used."""
+
+    index: int
+    tokens: list[int] = field(default_factory=list)
+    running: bool = False
+    used: int = 0  # ticks; 0 = never
+    target: Sequence[int] = ()  # running: all tokens that its sequence knows, computed or not
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Start in `slot` with `keep` tokens, copied from slot `source` unless it is the same one."""
+
+    slot: int
+    source: int
+    keep: int
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Wait until the sequence in `leader` has computed `length` tokens."""
+
+    leader: int
+    length: int
+
+
+def common(a: Sequence[int], b: Sequence[int], limit: int) -> int:
+    """Length of the longest common prefix of two token lists, at most `limit`. O(limit), at memory speed."""
+    limit = min(limit, len(a), len(b))
+    if a[:limit] == b[:limit]:
+        return limit
+    low, high = 0, limit  # a[:low] == b[:low], a[:high] != b[:high]
+    while high - low > 1:
+        middle = (low + high) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def place(
+    tokens: list[int], slots: Sequence[Slot], holds: Callable[[Slot, int], bool], *, reuse: bool = True
+) -> Place | Follow | None:
+    """Where a sequence of `tokens` starts, whom it waits for, or None when every slot runs.
+
+    `holds(slot, keep)` says whether a slot's cache can be continued from its first `keep` tokens. `reuse` False
+    computes everything (echo with logprobs needs each row).
+    """
+    limit = len(tokens) - 1 if reuse else 0
+    source, keep = _best(tokens, slots, holds, limit)
+    if reuse and (follow := _leader(tokens, slots, limit, keep)):
+        return follow
+    idle = [slot for slot in slots if not slot.running]
+    if not idle:
+        return None
+    if source is not None and not source.running and keep >= WORTH_KEEPING * len(source.tokens):
+        return Place(source.index, source.index, keep)
+    spare = [slot for slot in idle if slot is not source] or idle
+    victim = min(spare, key=lambda slot: (slot.used, slot.index))
+    return Place(victim.index, victim.index if source is None else source.index, keep)
+
+
+def _best(
+    tokens: list[int], slots: Sequence[Slot], holds: Callable[[Slot, int], bool], limit: int
+) -> tuple[Slot | None, int]:
+    best: Slot | None = None
+    keep = 0
+    for slot in slots:
+        shared = common(tokens, slot.tokens, limit)
+        if shared > keep or (shared == keep > 0 and best is not None and best.running and not slot.running):
+            if holds(slot, shared):
+                best, keep = slot, shared
+    return best, keep
+
+
+def _leader(tokens: list[int], slots: Sequence[Slot], limit: int, keep: int) -> Follow | None:
+    best: Follow | None = None
+    for slot in slots:
+        if not slot.running:
+            continue
+        shared = common(tokens, slot.target, limit)
+        ahead = shared > len(slot.tokens) and shared >= keep + WORTH_WAITING
+        if ahead and (best is None or shared > best.length):
+            best = Follow(slot.index, shared)
+    return best

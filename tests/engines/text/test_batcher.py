@@ -1,0 +1,84 @@
+"""The plan of a step: who gets how many tokens."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oxlo_local.engines.text.batcher import Piece, Work, plan
+
+
+def prompt(slot: int, length: int, *, computed: int = 0, stop: int | None = None) -> Work:
+    return Work(slot, computed, length, length if stop is None else stop, generating=False)
+
+
+def generating(slot: int, length: int = 10) -> Work:
+    return Work(slot, length - 1, length, length, generating=True)
+
+
+def counts(pieces: list[Piece]) -> dict[int, int]:
+    return {piece.slot: piece.count for piece in pieces}
+
+
+def test_a_generating_sequence_gets_its_token_before_any_prompt() -> None:
+    pieces = plan([prompt(0, 1000), generating(1), generating(2)], batch=512, chunk=64)
+    assert counts(pieces) == {0: 64, 1: 1, 2: 1}
+
+
+def test_a_prompt_alone_gets_the_whole_batch() -> None:
+    assert counts(plan([prompt(3, 1000)], batch=512, chunk=64)) == {3: 512}
+
+
+def test_only_the_last_piece_of_a_prompt_has_logits() -> None:
+    assert plan([prompt(0, 600)], batch=512, chunk=64)[0].outputs == "none"
+    assert plan([prompt(0, 600, computed=512)], batch=512, chunk=64) == [Piece(0, 512, 88, "last")]
+
+
+def test_short_prompts_go_first_in_order_of_arrival() -> None:
+    works = [prompt(5, 200), prompt(1, 200), prompt(2, 200)]
+    assert counts(plan(works, batch=512, chunk=64)) == {5: 200, 1: 200, 2: 112}
+
+
+def test_a_long_prompt_keeps_a_quarter_beside_short_ones() -> None:
+    works = [prompt(0, 8000), *(prompt(slot, 100) for slot in range(1, 9))]
+    shares = counts(plan(works, batch=400, chunk=64))
+    assert shares[0] >= 100
+    assert shares[1] == shares[2] == 100
+
+
+def test_long_prompts_share_evenly() -> None:
+    assert counts(plan([prompt(0, 8000), prompt(1, 9000)], batch=400, chunk=64)) == {0: 200, 1: 200}
+
+
+def test_a_prefill_pauses_where_a_follower_wants_to_copy() -> None:
+    pieces = plan([prompt(0, 300, stop=120)], batch=512, chunk=64)
+    assert pieces == [Piece(0, 0, 120, "none")]
+
+
+def test_every_row_is_wanted_for_a_scored_prompt() -> None:
+    work = Work(0, 0, 40, 40, generating=False, every_logit=True)
+    assert plan([work], batch=512, chunk=64)[0].outputs == "all"
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(1, 3000), st.integers(0, 3000)), min_size=1, max_size=12),
+    st.integers(24, 600),
+    st.integers(1, 200),
+)
+def test_a_plan_keeps_its_budget_and_moves_everybody_forward(
+    shapes: list[tuple[bool, int, int]], batch: int, chunk: int
+) -> None:
+    works = [
+        generating(slot, length + 1) if running else prompt(slot, length, computed=min(computed, length - 1))
+        for slot, (running, length, computed) in enumerate(shapes)
+    ]
+    pieces = plan(works, batch=batch, chunk=chunk)
+    by_slot = {work.slot: work for work in works}
+    prefill = sum(piece.count for piece in pieces if not by_slot[piece.slot].generating)
+    decoding = [work for work in works if work.generating]
+    assert [piece.slot for piece in pieces] == sorted({piece.slot for piece in pieces})
+    assert sum(piece.count for piece in pieces) <= batch
+    assert all(counts(pieces)[work.slot] == 1 for work in decoding)
+    assert not decoding or prefill <= chunk
+    assert all(piece.count >= 1 for piece in pieces)
+    assert all(piece.start + piece.count <= by_slot[piece.slot].length for piece in pieces)
+    if len(decoding) < len(works):
+        assert prefill > 0, "some prompt moves forward in every step"
