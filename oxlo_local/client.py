@@ -186,6 +186,11 @@ class Chunk(Struct, frozen=True):
         """What the chunk adds to the first choice's answer."""
         return self.choices[0].delta.content or "" if self.choices else ""
 
+    @property
+    def has_output(self) -> bool:
+        """Whether a token stands behind it; the first and last chunks of a stream only open and close it."""
+        return any(choice.delta.content or choice.delta.reasoning_content for choice in self.choices)
+
 
 class ModelItem(Struct, frozen=True):
     """One entry of /v1/models; a server of another make knows only `id`."""

@@ -1,0 +1,52 @@
+"""The server that a command talks to: the one that it names, the one that runs here, or one started for it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+from oxlo_local.client import Address, Client, locate
+from oxlo_local.config import Settings
+from oxlo_local.errors import OxloError
+from oxlo_local.launch import LaunchedServer
+
+START_SECONDS = 900.0  # a large model may take minutes to load
+
+
+@contextmanager
+def connected(settings: Settings, model: str | None, *, url: str | None, key: str | None) -> Iterator[Client]:
+    """A client of the server at `url`, else of the one that runs here, else of one started for the block's time.
+
+    Raises Unavailable when a named server does not answer, or a started one fails, with its own words.
+    """
+    if url is not None:
+        with Client(locate(settings.serve_file, url=url, key=key)) as client:
+            client.get("/healthz")
+            yield client
+        return
+    running = _running(settings, key)
+    if running is not None:
+        with Client(running) as client:
+            yield client
+        return
+    with LaunchedServer([*([model] if model else []), "--port", "0"], settings.serve_file) as server:
+        address = _awaited(server, model)
+        with Client(Address(address.url, key or address.token)) as client:
+            yield client
+
+
+def _running(settings: Settings, key: str | None) -> Address | None:
+    """The server of this OXLO_HOME, if one answers; a killed one leaves its file behind."""
+    try:
+        address = locate(settings.serve_file, key=key)
+        with Client(address) as client:
+            client.get("/healthz")
+        return address
+    except OxloError:
+        return None
+
+
+def _awaited(server: LaunchedServer, model: str | None) -> Address:
+    doing = f"starting a server for {model}" if model else "starting a server"
+    with Console(stderr=True).status(doing) as spinner:
+        return server.wait_ready(START_SECONDS, lambda seconds: spinner.update(f"{doing} ({seconds:.0f} s)"))
