@@ -1,0 +1,140 @@
+"""Every request field of OpenAI's API and of ours, and what becomes of it: the one place that knows.
+
+`chat.py` and `completions.py` ask it what to refuse, the README prints it, and a test holds it against OpenAI's own
+description. Four fates, and none of them is silence:
+
+- honoured: it does what OpenAI says;
+- extension: not OpenAI's; honoured too;
+- accepted: checked, and it changes nothing here, for the reason in the note;
+- neutral: only `null` and the listed values, which ask for nothing; any other value is a 400 that names the field.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from oxlo_local.errors import UnsupportedValue
+
+Fate = Literal["honoured", "extension", "accepted", "neutral"]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One request field. `neutral` holds the values besides null that a field of that fate accepts."""
+
+    name: str
+    fate: Fate
+    note: str
+    neutral: tuple[object, ...] = ()
+
+
+_SAMPLING = (
+    Field("temperature", "honoured", "0 to 2; 0 is greedy"),
+    Field("top_p", "honoured", "0 to 1"),
+    Field("frequency_penalty", "honoured", "-2 to 2"),
+    Field("presence_penalty", "honoured", "-2 to 2"),
+    Field("logit_bias", "honoured", "token id to -100..100"),
+    Field("seed", "honoured", "64-bit integer; choice i draws with seed + i"),
+    Field("stop", "honoured", "a string or up to 4, none of them empty"),
+    Field("n", "honoured", "1 to 128, or the server's lower cap"),
+    Field("stream", "honoured", "server-sent events"),
+    Field(
+        "stream_options",
+        "honoured",
+        "`include_usage`; only with `stream`; `include_obfuscation` only at false",
+    ),
+)
+
+_EXTENSIONS = (
+    Field("top_k", "extension", "0 or -1: all tokens"),
+    Field("min_p", "extension", "0 to 1"),
+    Field("typical_p", "extension", "0 to 1; 1 is off"),
+    Field("repeat_penalty", "extension", "above 0, to 10; 1 is off"),
+    Field("repetition_penalty", "extension", "another name of `repeat_penalty`"),
+    Field("repeat_last_n", "extension", "tokens that the penalties look back on; -1: the whole context"),
+    Field("mirostat", "extension", "0, 1 or 2"),
+    Field("mirostat_mode", "extension", "another name of `mirostat`"),
+    Field("mirostat_tau", "extension", "0 to 100"),
+    Field("mirostat_eta", "extension", "0 to 1"),
+    Field(
+        "truncation",
+        "extension",
+        '"auto" drops the oldest turns of a long prompt; "disabled", the default, is a 400',
+    ),
+    Field("tfs_z", "neutral", "tail-free sampling has left llama.cpp", (1,)),
+)
+
+CHAT: tuple[Field, ...] = (
+    Field("model", "honoured", "id, alias or near spelling; the answer's `model` is the id that ran"),
+    Field(
+        "messages",
+        "honoured",
+        "roles system, developer (= system), user, assistant; text and text parts, joined by line feeds; "
+        "tool messages and media parts are a 400",
+    ),
+    Field("max_tokens", "honoured", "at least 1; unset: the rest of the context"),
+    Field("max_completion_tokens", "honoured", "as `max_tokens`; both only if equal"),
+    Field("logprobs", "honoured", "per token"),
+    Field("top_logprobs", "honoured", "0 to 20, with `logprobs` true"),
+    *_SAMPLING,
+    Field("metadata", "honoured", "up to 16 pairs, keys 64, values 512 characters; kept in the ledger row"),
+    Field("user", "accepted", "callers are told apart by their keys"),
+    Field("safety_identifier", "accepted", "up to 64 characters; callers are told apart by their keys"),
+    Field("prompt_cache_key", "accepted", "prefixes are reused whoever sent them"),
+    Field("prompt_cache_retention", "neutral", "the prefix cache lives in memory", ("in_memory",)),
+    Field("prompt_cache_options", "neutral", "prefix reuse is automatic", ({}, {"mode": "implicit"})),
+    Field("store", "neutral", "answers are not kept", (False,)),
+    Field("service_tier", "neutral", "there is one tier", ("auto", "default")),
+    Field("response_format", "neutral", "no constrained output yet", ({"type": "text"},)),
+    Field("modalities", "neutral", "text only", (["text"],)),
+    Field("tools", "neutral", "no tool calls yet", ([],)),
+    Field("tool_choice", "neutral", "no tool calls yet", ("none", "auto")),
+    Field("parallel_tool_calls", "neutral", "without tools it asks for nothing", (True, False)),
+    Field("functions", "neutral", "no tool calls yet", ([],)),
+    Field("function_call", "neutral", "no tool calls yet", ("none", "auto")),
+    Field("audio", "neutral", "no spoken answers"),
+    Field("prediction", "neutral", "no predicted outputs"),
+    Field("web_search_options", "neutral", "nothing leaves this machine"),
+    Field("moderation", "neutral", "there is no moderation model"),
+    Field("reasoning_effort", "neutral", "no control of thinking yet"),
+    Field("verbosity", "neutral", "no such control in local models"),
+    *_EXTENSIONS,
+)
+
+COMPLETIONS: tuple[Field, ...] = (
+    Field("model", "honoured", "id, alias or near spelling; the answer's `model` is the id that ran"),
+    Field("prompt", "honoured", "a string, strings, token ids, or lists of token ids"),
+    Field("max_tokens", "honoured", "unset: 16, as OpenAI has it; 0 only with `echo`"),
+    Field(
+        "echo",
+        "honoured",
+        "with `logprobs` the prompt's tokens have theirs too; a first token without one says 0",
+    ),
+    Field("suffix", "honoured", "models with fill-in-the-middle tokens; others answer 400"),
+    Field("logprobs", "honoured", "0 to 5"),
+    Field("best_of", "honoured", "1, or equal to `n`: nothing is thrown away"),
+    *_SAMPLING,
+    Field("user", "accepted", "callers are told apart by their keys"),
+    Field("metadata", "extension", "up to 16 pairs, keys 64, values 512 characters; kept in the ledger row"),
+    *_EXTENSIONS,
+)
+
+
+def _same(value: object, neutral: object) -> bool:
+    """Equality as JSON has it: 1 and 1.0 are one number, `false` and 0 are two things."""
+    return isinstance(value, bool) == isinstance(neutral, bool) and value == neutral
+
+
+def refuse_unhonoured(body: Mapping[str, object], table: tuple[Field, ...]) -> None:
+    """Raise UnsupportedValue for the first field of fate `neutral` that asks for something."""
+    for field in table:
+        value = body.get(field.name)
+        if field.fate != "neutral" or value is None or any(_same(value, each) for each in field.neutral):
+            continue
+        accepted = ", ".join(["null", *(msgspec.json.encode(each).decode() for each in field.neutral)])
+        raise UnsupportedValue(
+            f"'{field.name}' is not supported with this value ({field.note}). Leave it out, or send {accepted}.",
+            param=field.name,
+        )

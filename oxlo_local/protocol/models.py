@@ -1,0 +1,32 @@
+"""/v1/models on the wire: OpenAI's fields, and what a client of ours wants to know beside them."""
+
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+Status = Literal["ready", "loading", "stopped", "failed"]
+
+
+class ModelItem(Struct, frozen=True, kw_only=True):
+    """One model that is embedded, pulled or attached. `created` is in Unix seconds, the price per request in USD."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    kind: str
+    status: Status
+    context_length: int | None
+    price_usd: float
+    display_name: str
+
+
+def item(model: ModelItem) -> bytes:
+    """The body of /v1/models/{id}."""
+    return msgspec.json.encode(model)
+
+
+def listing(models: list[ModelItem]) -> bytes:
+    """The body of /v1/models."""
+    return msgspec.json.encode({"object": "list", "data": models})
