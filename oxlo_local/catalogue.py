@@ -1,0 +1,435 @@
+"""models.toml -> Model records; a name that a client sends -> the model that answers, or why none does.
+
+The shipped models.toml documents its own form at its top; a user's models.toml, beside config.toml, is laid over it
+key by key. Names are looked up exactly, then as an alias, then normalised (`Qwen3_32B` = `qwen-3-32b`). Another model
+answers in a model's place only where `fallback` says so, and then with a warning.
+"""
+
+import difflib
+import importlib.util
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Literal, Self
+
+import msgspec
+from msgspec import Struct, field
+
+from oxlo_local import gguf
+from oxlo_local.calls import Sampling, TextOptions
+from oxlo_local.errors import BadRequest, ModelNotFound, ModelNotLoaded, UnsupportedValue
+
+Kind = Literal["chat", "embedding", "rerank", "speech", "image", "tts", "detection"]
+Engine = Literal["text", "speech", "image"]
+Status = Literal["confirmed", "memory", "unconfirmed"]
+
+SERVED_KINDS: frozenset[Kind] = frozenset({"chat"})  # the kinds that have an endpoint
+EXTRAS: dict[Engine, tuple[str, ...]] = {  # what an engine imports in its worker; the extra has the engine's name
+    "text": ("llama_cpp",),
+    "speech": ("faster_whisper",),
+    "image": ("diffusers", "torch"),
+}
+_EMBEDDERS = frozenset(
+    {"bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert",
+     "gemma-embedding", "t5encoder"}
+)  # fmt: skip
+_PACKAGE = Path(__file__).parent
+_MICROS = 1_000_000
+
+
+class Build(Struct, frozen=True, forbid_unknown_fields=True):
+    """One quantisation of a model: its files in the repository (or patterns of them) and their size in all."""
+
+    bytes: int
+    files: list[str]
+    status: Status
+    exact: bool = True  # False: rounded, or taken from a sibling file
+    sha256: str | None = None  # of the one weights file
+
+
+class Shape(Struct, frozen=True, forbid_unknown_fields=True):
+    """The numbers that decide what a context costs in memory; a file's own header wins over them."""
+
+    architecture: str | None = None
+    layers: int | None = None
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    params_b: float | None = None
+    active_b: float | None = None
+
+
+class Embedding(Struct, frozen=True, forbid_unknown_fields=True):
+    """How an embedding model is used."""
+
+    dimensions: int
+    pooling: Literal["cls", "mean", "last"]
+    normalize: bool = True
+    query_prefix: str = ""
+    document_prefix: str = ""
+
+
+class Image(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a diffusers pipeline is run."""
+
+    pipeline: str
+    dtype: Literal["bfloat16", "float16"]
+    steps: int
+    guidance: float
+    size: str
+    max_megapixels: float
+    negative_prompt: bool
+    edit: str | None = None
+    min_diffusers: str | None = None
+
+
+class Price(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a token-billed provider asks for this model, or for the nearest that it has. US dollars."""
+
+    provider: str
+    model: str
+    match: Literal["exact", "nearest"]
+    date: str
+    source: str
+    status: Status = "confirmed"
+    input_per_mtok: Decimal | None = None
+    output_per_mtok: Decimal | None = None
+    per_audio_minute: Decimal | None = None
+    per_image: Decimal | None = None
+    per_mchar: Decimal | None = None
+    note: str | None = None
+
+
+class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model. `id` and `path` are filled in when the catalogue is loaded; the rest is its table in models.toml."""
+
+    id: str = ""
+    path: Path | None = None  # of the file that is loaded; None = not here
+
+    title: str = ""
+    kind: Kind = "chat"
+    engine: Engine | None = "text"
+    tags: list[str] = []
+    note: str = ""
+    price_usd: Decimal | None = None  # of one request; None = default_price_usd, filled in at load
+    preload: bool = False
+    file: str | None = None  # a file that is simply there: shipped with oxlo, or named by the user
+    refused: str | None = None  # why it cannot be had here
+    instead: str | None = None  # the nearest model that can; only ever named in messages
+    fallback: str | None = None  # the model that answers in its place while it is not here
+
+    repo: str | None = None
+    revision: str | None = None
+    gated: bool = False
+    base_repo: str | None = None
+    licence: str | None = None
+    default_quant: str | None = None
+    files: dict[str, Build] = {}
+    mmproj: str | None = None
+    vram_gb: float | None = None  # speech and image models: memory in their default number format
+
+    context: int | None = None
+    shape: Shape = Shape()
+    reasoning: str | None = None
+    tool_format: str | None = None
+    sampling: dict[str, int | float] = {}
+    options: TextOptions = field(default_factory=TextOptions)
+    embedding: Embedding | None = None
+    image: Image | None = None
+    status: dict[str, Status] = {}  # facts that no stored source confirms; the others are confirmed
+    prices: list[Price] = []
+
+    @property
+    def display_name(self) -> str:
+        """Its name for people."""
+        return self.title or self.id
+
+    @property
+    def price_micros(self) -> int:
+        """The flat price of one request, in micro-dollars."""
+        return micros(self.price_usd or Decimal(0))
+
+    @property
+    def extra_command(self) -> str:
+        """The commands that install what its engine needs."""
+        extra = self.engine or "all"
+        return f"`OXLO_EXTRAS={extra} scripts/oxlo` in a checkout, or `pip install 'oxlo-local[{extra}]'`"
+
+
+class Resolved(Struct, frozen=True):
+    """The model that answers to a name; `warning` where it is not the one that was named."""
+
+    model: Model
+    warning: str | None = None
+
+
+def micros(usd: Decimal) -> int:
+    """US dollars as integer micro-dollars. Raises BadRequest for what is negative or finer than that."""
+    scaled = usd * _MICROS
+    if not scaled.is_finite() or scaled < 0 or scaled != scaled.to_integral_value():
+        raise BadRequest(f"a price of {usd} USD is not a whole number of micro-dollars; write it as 0.0010")
+    return int(scaled)
+
+
+def normal(name: str) -> str:
+    """A name without case and without the separators between letters and version."""
+    dashed = re.sub(r"[_\s]+", "-", name.strip().casefold())
+    return re.sub(r"(?<=[a-z])-(?=\d)", "", dashed)
+
+
+def servable(model: Model) -> None:
+    """Check that this program can run the model here.
+
+    Raises UnsupportedValue for a kind that it does not serve yet, ModelNotLoaded when the engine is not installed.
+    """
+    if model.kind not in SERVED_KINDS or model.engine is None:
+        served = ", ".join(sorted(SERVED_KINDS))
+        raise UnsupportedValue(
+            f"{model.id} is of kind {model.kind}; this version of oxlo serves models of kind {served}",
+            param="model",
+        )
+    missing = [module for module in EXTRAS[model.engine] if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ModelNotLoaded(
+            f"{model.id} needs the {model.engine} engine ({', '.join(missing)}), which is not installed: run "
+            f"{model.extra_command}"
+        )
+
+
+class Catalogue:
+    """All known models and aliases, and which of them are here. `attach` adds a local file while the program runs."""
+
+    def __init__(self, models: Iterable[Model], aliases: Mapping[str, str], default_price: Decimal) -> None:
+        self.models = {model.id: model for model in models}
+        self.aliases = dict(aliases)
+        self._default_price = default_price
+        self._normal = {normal(alias): target for alias, target in self.aliases.items()}
+        self._normal.update({normal(model_id): model_id for model_id in self.models})
+
+    @classmethod
+    def load(
+        cls,
+        user_toml: Path | None,
+        *,
+        installed: Mapping[str, Path],
+        default_price_usd: Decimal = Decimal("0.0010"),
+    ) -> Self:
+        """Read the shipped models.toml and the user's, and note which models are here.
+
+        `installed` maps the ids of pulled models to the file that is loaded. Raises BadRequest, which names the file
+        and the place, for an unknown key (with the nearest one), a wrong value or an alias of nothing.
+        """
+        tables, aliases = _read_file(shipped_toml(), files_in=_PACKAGE)
+        if user_toml is not None and user_toml.exists():
+            own_tables, own_aliases = _read_file(user_toml, files_in=user_toml.parent)
+            _lay_over(tables, own_tables, user_toml)
+            aliases |= own_aliases
+        models = [_model(model_id, table, installed, default_price_usd) for model_id, table in tables.items()]
+        models += [
+            local_model(model_id, path, default_price_usd)
+            for model_id, path in installed.items()
+            if model_id not in tables
+        ]
+        catalogue = cls(models, aliases, default_price_usd)
+        catalogue._check_targets(user_toml)
+        return catalogue
+
+    def _check_targets(self, user_toml: Path | None) -> None:
+        named = [(f"[aliases] {alias}", target) for alias, target in self.aliases.items()]
+        for model in self.models.values():
+            named += [(f"[models.{model.id}] fallback", model.fallback)] if model.fallback else []
+            named += [(f"[models.{model.id}] instead", model.instead)] if model.instead else []
+        for place, target in named:
+            if target not in self.models:
+                file = user_toml or "models.toml"
+                raise BadRequest(f"{file}: {place} = {target!r}: no such model{self._near(target)}")
+
+    def find(self, name: str) -> Model:
+        """The known model of that name, here or not. Raises ModelNotFound with the nearest names."""
+        model_id = self._id(name)
+        if model_id is None:
+            raise ModelNotFound(
+                f"no model {name!r}{self._near(name)}; `oxlo list --all` shows every known one", param="model"
+            )
+        return self.models[model_id]
+
+    def resolve(self, name: str) -> Resolved:
+        """The model that answers to `name`, which is here.
+
+        Raises ModelNotFound: with the nearest names for an unknown one, with `oxlo pull NAME` for one that is not
+        here, with the reason for one that cannot be had.
+        """
+        model = self.find(name)
+        if model.path is not None:
+            return Resolved(model)
+        if model.fallback is not None:
+            other = self.models[model.fallback]
+            if other.path is not None:
+                return Resolved(other, f"{model.id} is not here; {other.id} answers in its place")
+        raise ModelNotFound(self._absence(model), param="model")
+
+    def here(self) -> list[Model]:
+        """Embedded, pulled and attached models, by id."""
+        return sorted((model for model in self.models.values() if model.path is not None), key=lambda m: m.id)
+
+    def attach(self, path: Path) -> Model:
+        """Add a local GGUF file under its own name and return its model; the same file twice is one model.
+
+        Raises BadRequest when it is no GGUF file, or when its name is already another model's.
+        """
+        path = gguf.whole(path.expanduser().absolute())[0]
+        model = local_model(file_id(path), path, self._default_price)
+        known = self.models.get(model.id)
+        if known is not None and known.path == path:
+            return known
+        if known is not None:
+            raise BadRequest(
+                f"{path}: {model.id} is a model of the catalogue already; rename the file, or give it an entry with "
+                "file = ... in your models.toml"
+            )
+        self.models[model.id] = model
+        self._normal.setdefault(normal(model.id), model.id)
+        return model
+
+    def _id(self, name: str) -> str | None:
+        if name in self.models:
+            return name
+        return self.aliases.get(name) or self._normal.get(normal(name))
+
+    def _near(self, name: str) -> str:
+        names = {normal(known): known for known in (*self.aliases, *self.models)}
+        near = difflib.get_close_matches(normal(name), names, n=3, cutoff=0.6)
+        return f"; did you mean {' or '.join(names[match] for match in near)}?" if near else ""
+
+    def _absence(self, model: Model) -> str:
+        if model.refused is not None:
+            hint = f"; the nearest that can be is {model.instead}" if model.instead else ""
+            return f"{model.id} cannot be served here: {model.refused}{hint}"
+        if model.file is not None:
+            return f"the file of {model.id} is missing: {model.file}"
+        return f"{model.id} is not here; `oxlo pull {model.id}` fetches it"
+
+
+# -- reading models.toml ----------------------------------------------------------------------------------------------
+
+
+def shipped_toml() -> Path:
+    """Where the shipped models.toml is: inside an installed package, or at the top of a checkout."""
+    inside = _PACKAGE / "models.toml"
+    return inside if inside.exists() else _PACKAGE.parent / "models.toml"
+
+
+def file_id(path: Path) -> str:
+    """The model id of a local file: its name without the ending and the part number."""
+    return gguf.SPLIT.sub("", path.name).removesuffix(".gguf")
+
+
+def local_model(model_id: str, path: Path, price: Decimal) -> Model:
+    """The model of a GGUF file that no models.toml mentions; its header says what it is."""
+    header = gguf.read_header(path)
+    title = header.values.get("general.name", "")
+    return Model(
+        id=model_id,
+        path=path,
+        title=str(title),
+        kind="embedding" if header.architecture in _EMBEDDERS else "chat",
+        price_usd=price,
+        context=header.number("context_length", 0) or None,
+    )
+
+
+Table = dict[str, object]
+
+_TOP = ("schema", "models", "aliases")
+_MERGED = frozenset({"sampling", "options", "files", "shape", "status"})  # laid over key by key, not as a whole
+_INNER: dict[str, type[Struct]] = {
+    "sampling": Sampling,
+    "options": TextOptions,
+    "shape": Shape,
+    "embedding": Embedding,
+    "image": Image,
+}
+_FILLED_IN = ("id", "path")
+_KEYS = tuple(name for name in Model.__struct_fields__ if name not in _FILLED_IN)
+
+
+def _read_file(path: Path, *, files_in: Path) -> tuple[dict[str, Table], dict[str, str]]:
+    """The model tables and the aliases of one file, with every key known and every value of its type.
+
+    A relative `file` is looked for in `files_in`.
+    """
+    try:
+        content: Table = tomllib.loads(path.read_text("utf-8"), parse_float=Decimal)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadRequest(f"cannot read {path}: {error}") from error
+    _known(content, _TOP, f"{path}: ")
+    try:
+        tables = msgspec.convert(content.get("models", {}), dict[str, dict[str, object]])
+        aliases = msgspec.convert(content.get("aliases", {}), dict[str, str])
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"{path}: {str(error).replace('`', '')}") from error
+    for model_id, table in tables.items():
+        _check(table, f"{path}: [models.{model_id}] ")
+        if isinstance(table.get("file"), str):
+            table["file"] = str(files_in / Path(str(table["file"])).expanduser())
+    return tables, aliases
+
+
+def _check(table: Table, place: str) -> None:
+    _known(table, _KEYS, place)
+    for name, inner in _INNER.items():
+        _known(table.get(name), inner.__struct_fields__, f"{place}{name}: ")
+    listed = table.get("prices")
+    for price in listed if isinstance(listed, list) else ():
+        _known(price, Price.__struct_fields__, f"{place}prices: ")
+    builds = table.get("files")
+    for quant, build in builds.items() if isinstance(builds, dict) else ():
+        _known(build, Build.__struct_fields__, f"{place}files.{quant}: ")
+    try:
+        model = msgspec.convert(table, Model)
+        msgspec.convert(table.get("sampling", {}), Sampling)
+        if model.price_usd is not None:
+            micros(model.price_usd)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"{place}{str(error).replace('`', '')}") from error
+    except BadRequest as error:
+        raise BadRequest(f"{place}price_usd: {error.message}") from error
+
+
+def _known(table: object, keys: Iterable[str], place: str) -> None:
+    known = tuple(keys)
+    for key in table if isinstance(table, dict) else ():
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(sorted(known))}"
+            raise BadRequest(f"{place}unknown key {key!r}{hint}")
+
+
+def _lay_over(tables: dict[str, Table], own: Mapping[str, Table], path: Path) -> None:
+    """Lay the user's tables over the shipped ones, in place."""
+    by_normal = {normal(model_id): model_id for model_id in tables}
+    for model_id, table in own.items():
+        twin = by_normal.get(normal(model_id), model_id)
+        if twin != model_id:
+            raise BadRequest(f"{path}: [models.{model_id}]: the catalogue writes this model as {twin}")
+        shipped = tables.setdefault(model_id, {})
+        for key, value in table.items():
+            before = shipped.get(key)
+            if key in _MERGED and isinstance(before, dict) and isinstance(value, dict):
+                shipped[key] = {**before, **value}
+            else:
+                shipped[key] = value
+
+
+def _model(model_id: str, table: Table, installed: Mapping[str, Path], default_price: Decimal) -> Model:
+    model = msgspec.convert(table, Model)
+    path = installed.get(model_id)
+    if model.file is not None and Path(model.file).is_file():
+        path = Path(model.file)
+    return msgspec.structs.replace(
+        model,
+        id=model_id,
+        path=path,
+        price_usd=default_price if model.price_usd is None else model.price_usd,
+    )

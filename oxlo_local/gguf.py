@@ -1,0 +1,172 @@
+"""The header of a GGUF file: what a model is, read in milliseconds and without the engine.
+
+A GGUF file begins with its metadata: the magic `GGUF`, a version (u32), the number of tensors and of key-value pairs
+(u64 each), then the pairs: a length-prefixed key, a type number (u32), the value; everything little-endian. Layout and
+type numbers are those of ggml's docs/gguf.md, versions 2 and 3.
+
+Only the shape of the model is wanted here (layers, heads, context, size of the vocabulary). Vocabularies of 150,000
+tokens stand in the same header, after the shape in all files that llama.cpp's converter writes: reading stops at the
+tokens' count once the shape is known, and steps over the tokens otherwise.
+"""
+
+import mmap
+import re
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+from msgspec import Struct, field
+
+from oxlo_local.errors import BadRequest
+
+Value = int | float | bool | str
+
+SPLIT = re.compile(r"-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf$", re.IGNORECASE)
+
+_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_STRING, _ARRAY = 8, 9
+_TOKENS = "tokenizer.ggml.tokens"
+_LONGEST_KEPT_ARRAY = 4096  # one number per layer, with room; token scores are longer and are not kept
+
+
+class Header(Struct, frozen=True):
+    """The metadata of one file. `arrays` holds short numeric arrays, `lengths` the length of every array met."""
+
+    values: dict[str, Value] = field(default_factory=dict)
+    arrays: dict[str, list[int | float]] = field(default_factory=dict)
+    lengths: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def architecture(self) -> str:
+        """llama.cpp's name of the architecture, "" where the file has none."""
+        return str(self.values.get("general.architecture", ""))
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens in the vocabulary, 0 if unknown."""
+        return self.lengths.get(_TOKENS, 0) or self.number("vocab_size", 0)
+
+    def number(self, key: str, default: int) -> int:
+        """The integer under `{architecture}.{key}`."""
+        value = self.values.get(f"{self.architecture}.{key}", default)
+        return int(value) if isinstance(value, int | float) else default
+
+    def per_layer(self, key: str, layers: int, default: int) -> list[int]:
+        """One integer a layer: hybrid models store an array where others have one number."""
+        given = self.arrays.get(f"{self.architecture}.{key}")
+        if given is not None and len(given) >= layers:
+            return [int(item) for item in given[:layers]]
+        return [self.number(key, default)] * layers
+
+
+class _Reader:
+    def __init__(self, data: mmap.mmap) -> None:
+        self.data = data
+        self.at = 0
+
+    def scalar(self, form: str) -> int | float:
+        value: int | float
+        (value,) = struct.unpack_from(form, self.data, self.at)
+        self.at += struct.calcsize(form)
+        return value
+
+    def count(self) -> int:
+        return int(self.scalar("<Q"))
+
+    def text(self) -> str:
+        length = self.count()
+        end = self.at + length
+        if end > len(self.data):
+            raise ValueError("a text runs beyond the end of the file")
+        raw = self.data[self.at : end]
+        self.at = end
+        return raw.decode("utf-8", "replace")
+
+    def skip_texts(self, number: int) -> None:
+        unpack = struct.Struct("<Q").unpack_from
+        at = self.at
+        for _ in range(number):
+            at += 8 + unpack(self.data, at)[0]
+        self.at = at
+
+
+def read_header(path: Path) -> Header:
+    """Read the metadata of `path`.
+
+    Raises BadRequest when the file cannot be read or is no GGUF file.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _parse(_Reader(data))
+    except OSError as error:
+        raise BadRequest(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, struct.error) as error:
+        raise BadRequest(f"{path} is no GGUF file that can be served: {error}") from error
+
+
+def _parse(reader: _Reader) -> Header:
+    if reader.data[:4] != b"GGUF":
+        raise ValueError("it does not begin with the letters GGUF")
+    reader.at = 4
+    version = reader.scalar("<I")
+    if version not in (2, 3):
+        raise ValueError(f"GGUF version {version} is not supported, 2 and 3 are")
+    reader.count()  # tensors
+    pairs = reader.count()
+    header = Header()
+    for _ in range(pairs):
+        key = reader.text()
+        kind = int(reader.scalar("<I"))
+        if kind == _STRING:
+            header.values[key] = reader.text()
+        elif kind == _ARRAY:
+            if _array(reader, key, header):
+                break
+        elif kind in _SCALARS:
+            header.values[key] = reader.scalar(_SCALARS[kind])
+        else:
+            raise ValueError(f"{key} has the unknown type {kind}")
+    if not header.architecture:
+        raise ValueError("it does not say its architecture")
+    return header
+
+
+def _array(reader: _Reader, key: str, header: Header) -> bool:
+    """Read or step over one array; True when nothing that is wanted can follow."""
+    kind = int(reader.scalar("<I"))
+    length = reader.count()
+    header.lengths[key] = length
+    if kind == _STRING:
+        if key == _TOKENS and f"{header.architecture}.block_count" in header.values:
+            return True
+        reader.skip_texts(length)
+    elif kind in _SCALARS:
+        form = _SCALARS[kind]
+        if length <= _LONGEST_KEPT_ARRAY:
+            header.arrays[key] = [reader.scalar(form) for _ in range(length)]
+        else:
+            reader.at += length * struct.calcsize(form)
+    else:
+        raise ValueError(f"{key} is an array of the unsupported type {kind}")
+    return False
+
+
+def whole(path: Path) -> list[Path]:
+    """All files of the model that `path` is the file, or any part, of; in order.
+
+    Raises BadRequest when a part is missing.
+    """
+    match = SPLIT.search(path.name)
+    if match is None:
+        return [path]
+    stem, parts = path.name[: match.start()], int(match["parts"])
+    files = [path.with_name(f"{stem}-{part:05d}-of-{parts:05d}.gguf") for part in range(1, parts + 1)]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise BadRequest(f"{path.name} is one of {parts} parts, and these do not lie beside it: {', '.join(missing)}")
+    return files
+
+
+def size(paths: Sequence[Path]) -> int:
+    """Bytes of the files together."""
+    return sum(path.stat().st_size for path in paths)
