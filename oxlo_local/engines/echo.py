@@ -15,7 +15,7 @@ import os
 import re
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Event as Never
 
 from oxlo_local.calls import (
@@ -25,6 +25,7 @@ from oxlo_local.calls import (
     Event,
     Failed,
     Finished,
+    FinishReason,
     Gauges,
     Load,
     ModelFacts,
@@ -47,7 +48,7 @@ class _Saying:
     limit: int
     faults: dict[str, int]
     said: int = 0
-    stray: bool = field(default=False)
+    stray: bool = False
 
     def usage(self) -> Usage:
         """Tokens so far."""
@@ -77,7 +78,9 @@ class EchoEngine:
 
     def submit(self, call: Call) -> None:
         """Queue a call; a prompt longer than the context fails with the next step."""
-        texts = [m.content for m in call.messages or []] + [p for p in call.prompts or [] if isinstance(p, str)]
+        texts = [m.content for m in call.messages or []] + [
+            p for p in call.prompts or [] if isinstance(p, str)
+        ]
         prompt = [word for text in texts for word in text.split()]
         if len(prompt) > self._options.ctx:
             words = f"the prompt has {len(prompt)} tokens, the context {self._options.ctx}"
@@ -120,12 +123,11 @@ class EchoEngine:
         choices = range(saying.call.n)
         if saying.said >= saying.limit:
             del self._running[id]
-            reason: Finished | None = None
-            ends: list[Event] = []
-            for choice in choices:
-                reason = Finished(id, choice, "stop" if saying.call.max_tokens is None else "length")
-                ends.append(reason)
-            ends.append(Done(id, saying.usage()))
+            reason: FinishReason = "stop" if saying.call.max_tokens is None else "length"
+            ends: list[Event] = [
+                *(Finished(id, choice, reason) for choice in choices),
+                Done(id, saying.usage()),
+            ]
             return ends + self._strays(id) if saying.stray else ends
         word = saying.words[saying.said % len(saying.words)]
         saying.said += 1
@@ -150,7 +152,12 @@ class EchoEngine:
         return None
 
     def _strays(self, id: str) -> list[Event]:
-        return [Text("nobody", 0, "stray", 1), Done("nobody", Usage()), Text(id, 0, "late", 1), Done(id, Usage())]
+        return [
+            Text("nobody", 0, "stray", 1),
+            Done("nobody", Usage()),
+            Text(id, 0, "late", 1),
+            Done(id, Usage()),
+        ]
 
     def busy(self) -> bool:
         """Whether a call is waiting, running, or has yet to hear of its failure."""

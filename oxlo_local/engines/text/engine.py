@@ -1,0 +1,417 @@
+"""Continuous batching: calls become sequences, each step computes one batch for all of them, tokens become events.
+
+A step, in order:
+
+1. take over prompts that were read on the side, and forget cancelled calls;
+2. admit: give waiting sequences a slot, with the longest prefix that any slot has computed (`prefix.place`);
+3. plan which tokens to compute now (`batcher.plan`), and compute them (`Llama.decode`);
+4. draw a token for every sequence whose newest row is there, turn it into text, finish what is complete.
+
+What can go wrong, and whom it costs: no room in the cache (unified layout only) costs the idle cache used longest ago,
+then the youngest sequence, which is put back and computed again later; a decode that fails is repeated in halves until
+the sequence that breaks it stands alone, and only that one's request fails. One thread owns all of this; prompts of more
+than `INLINE` characters are rendered and tokenised on a second one, since a megabyte takes longer than a step.
+"""
+
+import sys
+import time
+import traceback
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from oxlo_local.calls import (
+    Call,
+    Done,
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    Gauges,
+    Load,
+    ModelFacts,
+    Started,
+    Text,
+    TextOptions,
+)
+from oxlo_local.engines import Progress
+from oxlo_local.engines.text.batcher import Piece, Work, plan
+from oxlo_local.engines.text.llama import CacheFull, DecodeFailed, Llama, Row
+from oxlo_local.engines.text.output import TextOutput
+from oxlo_local.engines.text.prefix import Follow, Place, Slot, place
+from oxlo_local.engines.text.reading import Prompt, Reader
+from oxlo_local.engines.text.sampling import Sampler, logprob, unscored
+from oxlo_local.engines.text.sequence import Request, Sequence
+from oxlo_local.errors import OxloError, ServerError
+
+INLINE = 16_384  # characters of prompt that are read within the step, about a millisecond
+
+
+@dataclass(slots=True)
+class _Totals:
+    prefill: int = 0
+    cached: int = 0
+    generated: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    preemptions: int = 0
+
+
+class TextEngine:
+    """The text engine behind the three verbs of `engines.Engine`. Raises LoadError when the model cannot be loaded."""
+
+    def __init__(self, load: Load, progress: Progress) -> None:
+        options = load.options if isinstance(load.options, TextOptions) else TextOptions()
+        self._llama = Llama(Path(load.path), options, progress)
+        self._reader = Reader(self._llama)
+        self._slots = [Slot(index) for index in range(self._llama.options.parallel or 1)]
+        self._running: dict[int, Sequence] = {}  # by slot
+        self._waiting: list[Sequence] = []
+        self._requests: dict[str, Request] = {}
+        self._reading: dict[str, tuple[Call, Future[list[Prompt]]]] = {}
+        self._readers = ThreadPoolExecutor(1, thread_name_prefix="prompts")
+        self._stops: dict[int, int] = {}
+        self._up: list[Event] = []
+        self._tick = 0
+        self._arrivals = 0
+        self._totals = _Totals()
+        self.facts = ModelFacts(
+            architecture=self._llama.meta("general.architecture") or "unknown",
+            context_length=self._llama.context_length,
+            parallel=len(self._slots),
+            vocab_size=self._llama.n_vocab,
+            parameters=self._llama.parameters,
+            file_bytes=self._llama.file_bytes,
+            chat=self._reader.chats,
+            device=self._llama.device,
+            options=self._llama.options,
+        )
+
+    # -- the three verbs ----------------------------------------------------------------------------------------------
+
+    def submit(self, call: Call) -> None:
+        """Take a call; whatever is wrong with it comes up as Failed."""
+        if Reader.size(call) > INLINE:
+            self._reading[call.id] = (call, self._readers.submit(self._reader.read, call))
+        else:
+            future: Future[list[Prompt]] = Future()
+            try:
+                future.set_result(self._reader.read(call))
+            except Exception as error:
+                future.set_exception(error)
+            self._enter(call, future)
+
+    def cancel(self, id: str) -> None:
+        """Drop a call between two steps."""
+        if id in self._reading:
+            _, future = self._reading.pop(id)
+            future.cancel()
+            self._up.append(Failed(id, "cancelled", "the client left"))
+        elif id in self._requests:
+            self._fail(id, "cancelled", "the client left")
+
+    def busy(self) -> bool:
+        return bool(self._running or self._waiting or self._reading or self._up)
+
+    def step(self) -> list[Event]:
+        begun = time.monotonic()
+        for id in [id for id, (_, future) in self._reading.items() if future.done()]:
+            self._enter(*self._reading.pop(id))
+        self._admit()
+        pieces = plan(self._works(), batch=self._llama.options.batch or 1, chunk=self._llama.options.chunk or 1)
+        if pieces:
+            self._compute(pieces)
+            self._totals.steps += 1
+            self._totals.seconds += time.monotonic() - begun
+        elif self._reading and not self._up:
+            wait([future for _, future in self._reading.values()], timeout=0.05)
+        events, self._up = self._up, []
+        return events
+
+    def gauges(self) -> Gauges:
+        totals = self._totals
+        slots, length = self._slots, self._llama.context_length
+        return Gauges(
+            running=len(self._running),
+            waiting=len(self._waiting) + len(self._reading),
+            kv_used=sum(len(slot.tokens) for slot in slots),
+            kv_total=length if self._llama.unified else length * len(slots),
+            prefill_tokens=totals.prefill,
+            cached_tokens=totals.cached,
+            generated_tokens=totals.generated,
+            steps=totals.steps,
+            step_seconds=totals.seconds,
+            preemptions=totals.preemptions,
+        )
+
+    def close(self) -> None:
+        """Free the model; calls still in the engine are forgotten."""
+        self._readers.shutdown(cancel_futures=True)
+        for sequence in [*self._running.values(), *self._waiting]:
+            if sequence.sampler:
+                sequence.sampler.close()
+        self._llama.close()
+
+    # -- in -----------------------------------------------------------------------------------------------------------
+
+    def _enter(self, call: Call, future: "Future[list[Prompt]]") -> None:
+        try:
+            prompts = future.result()
+            outputs = [TextOutput(call.stop) for _ in range(len(prompts) * call.n)]
+        except OxloError as error:
+            self._up.append(Failed(call.id, error.code, error.message, error.param))
+            return
+        except Exception as error:
+            traceback.print_exc(file=sys.stderr)
+            self._up.append(Failed(call.id, ServerError.code, f"the prompt could not be read: {error}"))
+            return
+        request = Request(call, len(outputs), sum(len(prompt.tokens) for prompt in prompts))
+        self._requests[call.id] = request
+        for choice, output in enumerate(outputs):
+            prompt = prompts[choice // call.n]
+            room = self._llama.context_length - len(prompt.tokens)
+            sequence = Sequence(
+                request,
+                choice,
+                self._arrivals,
+                list(prompt.tokens),
+                len(prompt.tokens),
+                limit=room if call.max_tokens is None else min(call.max_tokens, room),
+                output=output,
+                echo=prompt.text if call.echo else None,
+            )
+            self._arrivals += 1
+            self._waiting.append(sequence)
+
+    def _admit(self) -> None:
+        """Give slots to waiting sequences in order of arrival; one that follows another lets later ones pass."""
+        self._stops.clear()
+        idle = len(self._slots) - len(self._running)
+        for sequence in list(self._waiting):
+            if idle == 0:
+                return
+            where = self._where(sequence)
+            if where is None:
+                return
+            if isinstance(where, Follow):
+                sequence.follow, sequence.leader = where, self._running[where.leader]
+                self._stops[where.leader] = min(where.length, self._stops.get(where.leader, where.length))
+                continue
+            self._waiting.remove(sequence)
+            self._start(sequence, where)
+            idle -= 1
+
+    def _where(self, sequence: Sequence) -> Place | Follow | None:
+        follow = sequence.follow
+        if follow is not None:
+            slot = self._slots[follow.leader]
+            if self._running.get(follow.leader) is sequence.leader and len(slot.tokens) < follow.length:
+                return follow
+            sequence.follow = sequence.leader = None
+        return place(sequence.tokens, self._slots, self._holds, reuse=not sequence.scores_prompt)
+
+    def _holds(self, slot: Slot, keep: int) -> bool:
+        return self._llama.holds(slot.index, len(slot.tokens), keep)
+
+    def _start(self, sequence: Sequence, where: Place) -> None:
+        slot, source, keep = self._slots[where.slot], self._slots[where.source], where.keep
+        if keep == 0:
+            self._llama.clear(slot.index)
+        elif slot is not source:
+            keep = keep if self._llama.copy(source.index, slot.index, keep) else 0
+        elif keep < len(slot.tokens):
+            keep = keep if self._llama.trim(slot.index, keep) else 0
+        if keep == 0 < where.keep:
+            self._llama.clear(slot.index)
+        slot.tokens = source.tokens[:keep]
+        slot.running, slot.target, slot.used = True, sequence.tokens, self._next_tick()
+        sequence.slot = slot
+        sequence.echo_logprobs.clear()
+        self._running[slot.index] = sequence
+        request = sequence.request
+        if sequence.sampler is None:
+            prompt = sequence.tokens[: sequence.prompt_length]
+            call = request.call
+            sequence.sampler = Sampler(
+                self._llama, call.sampling, choice=sequence.choice, prompt=prompt, logits=call.logprobs is not None
+            )
+            if sequence.choice % call.n == 0:
+                request.cached_tokens += keep
+            self._totals.cached += keep
+        sequence.sampler.attach(slot.index)
+        if not request.started:
+            request.started = True
+            self._up.append(Started(request.call.id, request.prompt_tokens, request.cached_tokens))
+
+    def _next_tick(self) -> int:
+        self._tick += 1
+        return self._tick
+
+    # -- computing ----------------------------------------------------------------------------------------------------
+
+    def _works(self) -> list[Work]:
+        works = []
+        for sequence in sorted(self._running.values(), key=lambda sequence: sequence.arrival):
+            slot = sequence.slot
+            assert slot is not None
+            computed, length = len(slot.tokens), len(sequence.tokens)
+            works.append(
+                Work(
+                    slot.index,
+                    computed,
+                    length,
+                    stop=self._stops.get(slot.index, length),
+                    generating=sequence.generating,
+                    every_logit=sequence.scores_prompt,
+                )
+            )
+        return works
+
+    def _compute(self, pieces: list[Piece]) -> None:
+        """Decode `pieces` and draw from their rows; on failure make room, or find the piece that breaks the batch."""
+        try:
+            rows = self._llama.decode(pieces, lambda slot: self._running[slot].tokens)
+        except CacheFull:
+            self._make_room(pieces)
+            return
+        except DecodeFailed as error:
+            self._halve(pieces, error)
+            return
+        for piece in pieces:
+            sequence = self._running[piece.slot]
+            self._slots[piece.slot].tokens += sequence.tokens[piece.start : piece.start + piece.count]
+            if piece.count > 1 or not sequence.generated:
+                self._totals.prefill += piece.count
+        for row in rows:
+            self._draw(self._running.get(row.slot), row)
+
+    def _make_room(self, pieces: list[Piece]) -> None:
+        """Free cells: an idle cache, else the youngest sequence's; the step is planned anew afterwards."""
+        idle = [slot for slot in self._slots if not slot.running and slot.tokens]
+        if idle:
+            oldest = min(idle, key=lambda slot: slot.used)
+            self._llama.clear(oldest.index)
+            oldest.tokens = []
+        elif len(self._running) > 1:
+            youngest = max(self._running.values(), key=lambda sequence: sequence.arrival)
+            self._preempt(youngest)
+            pieces = [piece for piece in pieces if piece.slot in self._running]
+        else:
+            (alone,) = self._running.values()
+            message = "the KV cache has no room for this request alone"
+            self._fail(alone.request.call.id, ServerError.code, message)
+            return
+        self._compute(pieces)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        slot = self._leave_slot(sequence)
+        self._llama.clear(slot.index)
+        slot.tokens = []
+        self._waiting.insert(0, sequence)
+        self._totals.preemptions += 1
+
+    def _halve(self, pieces: list[Piece], error: DecodeFailed) -> None:
+        for piece in pieces:
+            slot = self._slots[piece.slot]
+            if not self._llama.trim(slot.index, len(slot.tokens)):
+                self._llama.clear(slot.index)
+                slot.tokens = []
+        if len(pieces) == 1:
+            sequence = self._running[pieces[0].slot]
+            self._fail(sequence.request.call.id, ServerError.code, f"this request could not be computed: {error}")
+            return
+        middle = len(pieces) // 2
+        for half in (pieces[:middle], pieces[middle:]):
+            # A failure takes all choices of its request along, and a cleared slot starts over in the next step.
+            rest = [
+                piece
+                for piece in half
+                if piece.slot in self._running and piece.start == len(self._slots[piece.slot].tokens)
+            ]
+            if rest:
+                self._compute(rest)
+
+    # -- out ----------------------------------------------------------------------------------------------------------
+
+    def _draw(self, sequence: Sequence | None, row: Row) -> None:
+        if sequence is None or sequence.sampler is None:
+            return
+        call = sequence.request.call
+        if sequence.scores_prompt and row.position < sequence.prompt_length - 1:
+            self._score(sequence, row)
+            return
+        self._echo(sequence)
+        if sequence.limit == 0:
+            self._finish(sequence, "length")
+            return
+        token = sequence.sampler.sample(row)
+        if token in self._llama.eog:
+            self._finish(sequence, "stop")
+            return
+        scored = None
+        if call.logprobs is not None:
+            scored = logprob(self._llama, self._llama.logits(row), token, call.logprobs)
+        sequence.tokens.append(token)
+        sequence.request.completion_tokens += 1
+        self._totals.generated += 1
+        self._send(sequence.feed(self._llama.piece(token), scored))
+        if sequence.output.stopped:
+            self._finish(sequence, "stop")
+        elif sequence.generated >= sequence.limit:
+            self._finish(sequence, "length")
+
+    def _score(self, sequence: Sequence, row: Row) -> None:
+        if row.position == 0:
+            sequence.echo_logprobs.append(unscored(self._llama, sequence.tokens[0]))
+        token = sequence.tokens[row.position + 1]
+        alternatives = sequence.request.call.logprobs or 0
+        sequence.echo_logprobs.append(logprob(self._llama, self._llama.logits(row), token, alternatives))
+
+    def _echo(self, sequence: Sequence) -> None:
+        if sequence.echo is not None:
+            if sequence.scores_prompt and sequence.prompt_length == 1:
+                sequence.echo_logprobs.append(unscored(self._llama, sequence.tokens[0]))
+            text = Text(sequence.request.call.id, sequence.choice, sequence.echo, 0, sequence.echo_logprobs)
+            self._send(text)
+            sequence.echo, sequence.echo_logprobs = None, []
+
+    def _send(self, text: Text | None) -> None:
+        if text is not None:
+            self._up.append(text)
+
+    def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
+        self._send(sequence.flush())
+        self._leave_slot(sequence)
+        self._drop(sequence)
+        request = sequence.request
+        id = request.call.id
+        self._up.append(Finished(id, sequence.choice, reason))
+        request.open_choices -= 1
+        if request.open_choices == 0:
+            del self._requests[id]
+            self._up.append(Done(id, request.usage))
+
+    def _fail(self, id: str, code: str, message: str) -> None:
+        request = self._requests.pop(id)
+        for sequence in [s for s in self._running.values() if s.request is request]:
+            self._leave_slot(sequence)
+            self._drop(sequence)
+        for sequence in [s for s in self._waiting if s.request is request]:
+            self._waiting.remove(sequence)
+            self._drop(sequence)
+        self._up.append(Failed(id, code, message, usage=request.usage))
+
+    def _leave_slot(self, sequence: Sequence) -> Slot:
+        slot = sequence.slot
+        assert slot is not None
+        if sequence.sampler:
+            sequence.sampler.detach()
+        del self._running[slot.index]
+        slot.running, slot.target, slot.used = False, (), self._next_tick()
+        sequence.slot = None
+        return slot
+
+    def _drop(self, sequence: Sequence) -> None:
+        if sequence.sampler:
+            sequence.sampler.close()
+            sequence.sampler = None

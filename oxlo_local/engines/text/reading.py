@@ -1,0 +1,147 @@
+"""From a call to token lists: template, tokenise, check against the vocabulary and the context.
+
+May run beside a decode, on a thread of its own: it reads the model's vocabulary and nothing else.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from oxlo_local.calls import Call, Message
+from oxlo_local.engines.text.llama import Llama
+from oxlo_local.engines.text.prompt import ChatTemplate, truncate
+from oxlo_local.errors import BadRequest, ContextLengthExceeded, UnsupportedValue
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt of a call: its token ids, at least one and fewer than the context; its text, for echo."""
+
+    tokens: list[int]
+    text: str
+
+
+class Reader:
+    """Reads calls for one model. `chats` says whether there is a chat template."""
+
+    def __init__(self, llama: Llama) -> None:
+        self._llama = llama
+        source = llama.options.chat_template or llama.chat_template
+        self._bos = llama.token_text(llama.bos) if llama.bos >= 0 else ""
+        eos = llama.token_text(llama.eos) if llama.eos >= 0 else ""
+        self._template = ChatTemplate(source, bos_token=self._bos, eos_token=eos) if source else None
+        self.chats = self._template is not None
+
+    @staticmethod
+    def size(call: Call) -> int:
+        """Characters (or tokens) of prompt in a call."""
+        return sum(len(m.content) for m in call.messages or ()) + sum(len(p) for p in call.prompts or ())
+
+    def read(self, call: Call) -> list[Prompt]:
+        """The prompts of a call. Raises OxloError for what the model cannot take."""
+        wrong = [token for token in call.sampling.logit_bias if not 0 <= token < self._llama.n_vocab]
+        if wrong:
+            raise BadRequest(f"this model has no token {wrong[0]}: {self._ids()}", param="logit_bias")
+        if call.messages is not None:
+            return [self._chat(call, call.messages)]
+        return [self._completion(call, prompt) for prompt in call.prompts or ()]
+
+    def _ids(self) -> str:
+        return f"token ids run from 0 to {self._llama.n_vocab - 1}"
+
+    # -- chat ---------------------------------------------------------------------------------------------------------
+
+    def _chat(self, call: Call, messages: Sequence[Message]) -> Prompt:
+        if self._template is None:
+            raise UnsupportedValue(
+                "this model has no chat template; use /v1/completions, or give it one in models.toml "
+                "([models.NAME.options] chat_template)",
+                param="messages",
+            )
+        if call.truncate:
+            fitting = truncate(messages, lambda some: self._fits(call, self._render(some)))
+            messages = messages if fitting is None else fitting
+        text = self._render(messages)
+        return Prompt(self._tokens(text, param="messages"), text)
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        assert self._template is not None
+        text = self._template.render(messages)
+        # A template that writes BOS itself and a vocabulary that adds it would give the model two.
+        return text.removeprefix(self._bos) if self._bos and self._llama.adds_bos else text
+
+    def _fits(self, call: Call, text: str) -> bool:
+        count = len(self._llama.tokenize(text, special=True, add_special=True))
+        return count + (call.max_tokens or 1) <= self._llama.context_length
+
+    # -- completions --------------------------------------------------------------------------------------------------
+
+    def _completion(self, call: Call, prompt: str | list[int]) -> Prompt:
+        if isinstance(prompt, str):
+            if call.suffix:
+                return self._infill(call, prompt, call.suffix)
+            head = self._cut_text(call, prompt)
+            return Prompt(self._tokens(head, param="prompt", truncate=self._keep(call)), head)
+        wrong = [token for token in prompt if not 0 <= token < self._llama.n_vocab]
+        if wrong:
+            raise BadRequest(f"this model has no token {wrong[0]}: {self._ids()}", param="prompt")
+        if call.suffix:
+            raise UnsupportedValue("suffix needs the prompt as text, not as tokens", param="suffix")
+        tokens = self._checked(prompt, param="prompt", truncate=self._keep(call))
+        text = b"".join(map(self._llama.piece, tokens)).decode("utf-8", "replace")
+        return Prompt(tokens, text)
+
+    def _infill(self, call: Call, prompt: str, suffix: str) -> Prompt:
+        marks = self._llama.infill
+        if marks is None:
+            raise UnsupportedValue("this model has no fill-in-the-middle tokens: leave suffix out", param="suffix")
+
+        def plain(text: str) -> list[int]:
+            return self._llama.tokenize(text, special=False, add_special=False)
+
+        before, after, middle = marks
+        tokens = [before, *plain(prompt), after, *plain(suffix), middle]
+        if self._llama.adds_bos:
+            tokens.insert(0, self._llama.bos)
+        return Prompt(self._checked(tokens, param="prompt"), prompt)
+
+    def _keep(self, call: Call) -> int | None:
+        """Tokens of prompt to keep at most under truncation: room for the answer asked for, or a quarter."""
+        if not call.truncate:
+            return None
+        context = self._llama.context_length
+        answer = context // 4 if call.max_tokens is None else min(call.max_tokens, context // 2)
+        return max(1, context - max(1, answer))
+
+    def _cut_text(self, call: Call, text: str) -> str:
+        keep = self._keep(call)
+        return text if keep is None else text[-keep * self._llama.longest_piece :]
+
+    # -- tokens -------------------------------------------------------------------------------------------------------
+
+    def _tokens(self, text: str, *, param: str, truncate: int | None = None) -> list[int]:
+        least = len(text) // self._llama.longest_piece
+        if least >= self._llama.context_length and truncate is None:
+            # No tokenizer could make it fit, and tokenising tens of megabytes takes minutes.
+            raise self._too_long(f"at least {least}", param)
+        return self._checked(
+            self._llama.tokenize(text, special=True, add_special=True), param=param, truncate=truncate
+        )
+
+    def _checked(self, tokens: list[int], *, param: str, truncate: int | None = None) -> list[int]:
+        if truncate is not None:
+            tokens = tokens[-truncate:]
+        if not tokens:
+            start = self._llama.bos if self._llama.bos >= 0 else self._llama.eos
+            if start < 0:
+                raise BadRequest("the prompt is empty, and this model has no token to begin with", param=param)
+            tokens = [start]
+        if len(tokens) >= self._llama.context_length:
+            raise self._too_long(str(len(tokens)), param)
+        return tokens
+
+    def _too_long(self, count: str, param: str) -> ContextLengthExceeded:
+        return ContextLengthExceeded(
+            f"this model's context holds {self._llama.context_length} tokens and the prompt has {count}: shorten it, "
+            'send truncation "auto", or serve the model with a larger --ctx',
+            param=param,
+        )
