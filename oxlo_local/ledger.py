@@ -1,0 +1,292 @@
+"""The ledger: a row before any work starts, closed exactly once after it.
+
+    reserve -> open --settle--> settled     the answer was delivered: the price stands
+                    `-refund--> refunded    it was not, for a reason: the price never counts
+
+`reserve` writes the row in one transaction; what a key may spend is to be checked in that same transaction, so that
+no two requests can pass on the same last cent. `settle` and `refund` change a row only while it is open, so the second
+of two closes fails, and a trigger in the file refuses any edit of a closed row. Prices are whole micro-dollars.
+
+Three ways in which a row could stay open for ever are closed off here:
+- the task that waits in `reserve` is cancelled: its row, if it gets written, is refunded right behind it;
+- the file cannot be written when a request ends: the close is remembered, and `sweep` writes it;
+- the process dies: its lock (instance.py) ends with it, and the `sweep` of any other process refunds its rows as
+  `crashed`. Rows of an instance that holds its lock are never touched by another.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Final, Literal
+
+from oxlo_local import instance
+from oxlo_local.db import Connection, Database, sortable_id
+from oxlo_local.errors import LedgerUnavailable, OxloError
+from oxlo_local.instance import Instance
+
+log = logging.getLogger(__name__)
+
+AddressClass = Literal["loopback", "private", "public"]
+Status = Literal["open", "settled", "refunded"]
+
+CRASHED: Final = "crashed"  # the reason of rows whose process died
+CLIENT_GONE: Final = "cancelled"  # the reason of rows whose client left before they were reserved
+
+
+class EntryClosed(OxloError):
+    """A second close of one row: a fault of ours, and the first close stands."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a request wants to reserve. `key_id` is "local" without a key; the price is `units * unit_price_micros`."""
+
+    key_id: str
+    endpoint: str
+    model: str
+    units: int
+    unit_price_micros: int
+    price_version: str
+    request_id: str
+    chain_id: str | None = None
+    metadata: Mapping[str, str] | None = None
+    address_class: AddressClass = "loopback"
+    job_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A reserved row, to be settled or refunded once. `opened` is seconds since 1970."""
+
+    id: str
+    units: int
+    unit_price_micros: int
+    opened: float
+
+    @property
+    def price_micros(self) -> int:
+        """The reserved sum."""
+        return self.units * self.unit_price_micros
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a request turned out to need; None = does not apply. The fields are columns of the row."""
+
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    completion_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    audio_seconds: float | None = None
+    images: int | None = None
+    steps: int | None = None
+    queue_ms: float | None = None
+    first_output_ms: float | None = None
+    total_ms: float | None = None
+    error_code: str | None = None
+
+
+_RESERVE: Final = (
+    "INSERT INTO entries (id, opened_ms, instance, status, key_id, endpoint, model, units, unit_price_micros,"
+    " price_micros, price_version, request_id, chain_id, metadata, address_class, job_id)"
+    " VALUES (?, ?, ?, 'open', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_CLOSE: Final = (
+    "UPDATE entries SET status = ?, reason = ?, closed_ms = ?, units = ?, price_micros = ? * unit_price_micros, "
+    + ", ".join(f"{field.name} = ?" for field in fields(Outcome))
+    + " WHERE id = ? AND status = 'open'"
+)
+_REFUND_CRASHED: Final = (
+    "UPDATE entries SET status = 'refunded', reason = ?, closed_ms = ? WHERE instance = ? AND status = 'open'"
+)
+
+
+@dataclass(frozen=True)
+class _Close:
+    """A close on its way to the file."""
+
+    entry_id: str
+    status: Status
+    reason: str | None
+    closed_ms: int
+    units: int
+    outcome: Outcome
+
+    def apply(self, connection: Connection) -> None:
+        """Raises EntryClosed unless the row is open."""
+        state = (self.status, self.reason, self.closed_ms, self.units, self.units)
+        if connection.execute(_CLOSE, (*state, *astuple(self.outcome), self.entry_id)).rowcount != 1:
+            row = connection.execute("SELECT status FROM entries WHERE id = ?", (self.entry_id,)).fetchone()
+            raise EntryClosed(
+                f"entry {self.entry_id} is {row[0] if row else 'not there'}: it cannot be {self.status}"
+            )
+
+
+class Ledger:
+    """The rows of this process. Methods are for one event loop."""
+
+    def __init__(self, db: Database, own: Instance, locks_dir: Path, clock: Callable[[], float]) -> None:
+        self._db = db
+        self._own = own
+        self._locks_dir = locks_dir
+        self._clock = clock
+        self._owed: list[_Close] = []  # closes that could not be written yet
+        self._closing: set[asyncio.Future[None]] = set()
+
+    @classmethod
+    async def open(cls, db: Database, locks_dir: Path, *, clock: Callable[[], float] = time.time) -> "Ledger":
+        """Check the file, take this process' lock and refund the rows of dead ones. Raises LedgerUnavailable."""
+        await db.check()
+        ledger = cls(db, Instance.begin(locks_dir), locks_dir, clock)
+        try:
+            await ledger.sweep()
+        except BaseException:
+            ledger._own.remove()
+            raise
+        return ledger
+
+    @property
+    def instance_id(self) -> str:
+        """What the rows of this process carry."""
+        return self._own.name
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+    async def reserve(self, ask: Ask) -> Entry:
+        """Write an open row; when this returns, work may start. Raises LedgerUnavailable."""
+        opened_ms = self._now_ms()
+        entry = Entry(sortable_id("e", opened_ms), ask.units, ask.unit_price_micros, opened_ms / 1000)
+        writing = self._db.submit(partial(self._insert, ask, entry, opened_ms))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            # Writes happen in order, so this one finds the row if there is one.
+            self._close(entry, "refunded", CLIENT_GONE, Outcome(), entry.units)
+            raise
+        return entry
+
+    def _insert(self, ask: Ask, entry: Entry, opened_ms: int, connection: Connection) -> None:
+        """Runs inside the writer's transaction: what the key may spend is checked here, before the row."""
+        metadata = json.dumps(dict(ask.metadata), ensure_ascii=False) if ask.metadata else None
+        who = (ask.key_id, ask.endpoint, ask.model)
+        price = (entry.units, entry.unit_price_micros, entry.price_micros, ask.price_version)
+        origin = (ask.request_id, ask.chain_id, metadata, ask.address_class, ask.job_id)
+        connection.execute(_RESERVE, (entry.id, opened_ms, self._own.name, *who, *price, *origin))
+
+    async def settle(self, entry: Entry, outcome: Outcome, units: int | None = None) -> None:
+        """Close the row at its price, or that of the `units` delivered (some of n images).
+
+        Lands also when the awaiting task is cancelled, and later if the file cannot be written now.
+        Raises EntryClosed.
+        """
+        delivered = entry.units if units is None else units
+        if not 0 <= delivered <= entry.units:
+            raise ValueError(f"{delivered} units delivered of {entry.units} reserved")
+        await self._wait(self._close(entry, "settled", None, outcome, delivered))
+
+    async def refund(self, entry: Entry, reason: str, outcome: Outcome) -> None:
+        """Close the row without a charge; `reason` is an error code or "cancelled". Lands as `settle` does."""
+        await self._wait(self._close(entry, "refunded", reason, outcome, entry.units))
+
+    def _close(
+        self, entry: Entry, status: Status, reason: str | None, outcome: Outcome, units: int
+    ) -> asyncio.Future[None]:
+        close = _Close(entry.id, status, reason, self._now_ms(), units, outcome)
+        closing = self._db.submit(close.apply)
+        self._closing.add(closing)
+        closing.add_done_callback(partial(self._note, close))
+        return closing
+
+    def _note(self, close: _Close, closing: asyncio.Future[None]) -> None:
+        """A close has ended, whether or not anybody waits for it: keep it if the file could not be written."""
+        self._closing.discard(closing)
+        error = closing.exception()
+        if isinstance(error, LedgerUnavailable):
+            log.error("entry %s will be %s later: %s", close.entry_id, close.status, error)
+            self._owed.append(close)
+
+    async def _wait(self, closing: asyncio.Future[None]) -> None:
+        try:
+            await asyncio.shield(closing)
+        except LedgerUnavailable:
+            pass  # `_note` has kept it: the answer is out, and its row follows
+
+    async def sweep(self) -> int:
+        """Write what is owed and refund the rows of dead instances; returns how many rows that closed.
+
+        To be called every few seconds by whoever serves. Raises LedgerUnavailable while the file cannot be written.
+        """
+        self._own.keep()
+        closed = await self._write_owed()
+        for name in await self._db.read(_instances_with_open_rows) | instance.names(self._locks_dir):
+            if name != self._own.name:
+                closed += await self._bury(name)
+        return closed
+
+    async def _write_owed(self) -> int:
+        written = 0
+        while self._owed:
+            close = self._owed[0]
+            try:
+                await self._db.write(close.apply)
+                written += 1
+            except EntryClosed:
+                pass  # it had landed after all
+            self._owed.remove(close)
+        return written
+
+    async def _bury(self, name: str) -> int:
+        """Refund the rows of an instance if it is dead, then remove its lock file, all under its lock."""
+        dead = Instance.claim(self._locks_dir, name)
+        if dead is None:
+            return 0
+        values = (CRASHED, self._now_ms(), name)
+        try:
+            rows = await self._db.write(
+                lambda connection: connection.execute(_REFUND_CRASHED, values).rowcount
+            )
+        except BaseException:
+            dead.release()
+            raise
+        dead.remove()
+        if rows:
+            log.warning("refunded %d open entries of instance %s, which is gone", rows, name)
+        return rows
+
+    async def close(self) -> None:
+        """Wait for the closes under way and give up the lock. The Database stays open.
+
+        Rows still open belong to requests that nobody will end any more: they are refunded as `crashed`. If that
+        cannot be written, the lock file stays and the next process' sweep does it.
+        """
+        await asyncio.gather(*self._closing, return_exceptions=True)
+        values = (CRASHED, self._now_ms(), self._own.name)
+        try:
+            await self._write_owed()
+            await self._db.write(lambda connection: connection.execute(_REFUND_CRASHED, values))
+        except LedgerUnavailable as error:
+            self._own.release()
+            log.error("open entries stay for the next start to refund: %s", error)
+        else:
+            self._own.remove()
+
+
+def _instances_with_open_rows(connection: Connection) -> set[str]:
+    return {
+        row[0] for row in connection.execute("SELECT DISTINCT instance FROM entries WHERE status = 'open'")
+    }
+
+
+def usd(micros: int) -> str:
+    """Micro-dollars as exact decimal dollars, at least four places: 2700 -> "0.0027", 5 -> "0.000005"."""
+    dollars, rest = divmod(abs(micros), 1_000_000)
+    places = f"{rest:06d}"
+    while len(places) > 4 and places.endswith("0"):
+        places = places[:-1]
+    return f"{'-' if micros < 0 else ''}{dollars}.{places}"
