@@ -121,10 +121,7 @@ class ChatBody(Struct, frozen=True, omit_defaults=True, kw_only=True):
     messages: list[Turn]
     max_completion_tokens: int | None = None
     temperature: float | None = None
-    top_p: float | None = None
     seed: int | None = None
-    stop: list[str] | None = None
-    logit_bias: dict[str, float] | None = None
 
 
 class _StreamedBody(ChatBody, frozen=True, kw_only=True):
