@@ -10,7 +10,8 @@ from msgspec import json
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
 ROOT = "oxlo"
-WORKER_LEVEL = logging.INFO
+LINE = "%(asctime)s %(levelname).1s %(name)s [%(request_id)s] %(message)s"
+WORKER_LINE = "%(levelname).1s %(name)s: %(message)s"
 
 
 class _Stamp(logging.Filter):
@@ -41,9 +42,7 @@ def start(level: str = "info", style: str = "text") -> None:
     """Log to stderr from `level` up, as `text` or `json`; a second call replaces the first."""
     stream = logging.StreamHandler(sys.stderr)
     stream.addFilter(_Stamp())
-    stream.setFormatter(
-        _Json() if style == "json" else logging.Formatter("%(asctime)s %(levelname).1s %(name)s [%(request_id)s] %(message)s")
-    )
+    stream.setFormatter(_Json() if style == "json" else logging.Formatter(LINE))
     for name in (ROOT, "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers = [stream]
@@ -55,11 +54,11 @@ def start(level: str = "info", style: str = "text") -> None:
 def start_worker() -> None:
     """Log plain lines to stderr, which the parent collects as the engine's own words."""
     stream = logging.StreamHandler(sys.stderr)
-    stream.setFormatter(logging.Formatter("%(levelname).1s %(name)s: %(message)s"))
+    stream.setFormatter(logging.Formatter(WORKER_LINE))
     logger = logging.getLogger(ROOT)
     logger.handlers = [stream]
     logger.propagate = False
-    logger.setLevel(WORKER_LEVEL)
+    logger.setLevel(logging.INFO)
 
 
 def last_words() -> None:

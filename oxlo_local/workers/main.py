@@ -91,7 +91,8 @@ class Worker:
         except BrokenPipeError:
             pass
         except Exception as error:
-            print(f"worker: the pipe from the parent is unusable: {error}", file=sys.stderr, flush=True)
+            sys.stderr.write(f"the pipe from the parent is unusable: {error}\n")
+            sys.stderr.flush()
             os._exit(1)
         os._exit(0)
 

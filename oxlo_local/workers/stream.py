@@ -59,6 +59,9 @@ class Stream:
             self._unread = joined(self._unread)
             # Not to join anew for every event when the pieces cannot be joined further (many choices).
             self._bound = max(UNREAD_MAX, 2 * len(self._unread))
+        self._wake()
+
+    def _wake(self) -> None:
         reader = self._reader
         if reader is not None and not reader.done():
             reader.set_result(None)
@@ -67,6 +70,7 @@ class Stream:
         """Nobody reads on: the worker is told, and what it still sends is not kept. Safe to call at any time."""
         self._abandoned = True
         self._unread.clear()
+        self._wake()
         if self.terminal is None:
             self._cancel()
 

@@ -1,0 +1,205 @@
+"""What every test may ask for: the shared folder, a home, a clock, and a real server."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+START_SECONDS = 50.0
+STOP_SECONDS = 20.0
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real models and audio beside the checkout; without it the test is skipped."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("there is no folder `shared` with real models beside the checkout")
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """An empty data folder (OXLO_HOME)."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    return folder
+
+
+class Clock:
+    """A clock that moves only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> float:
+        """Move on, and tell the new time."""
+        self.now += seconds
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that moves only when told to."""
+    return Clock()
+
+
+@dataclass
+class RunningServer:
+    """A real `python -m oxlo_local serve` process."""
+
+    process: subprocess.Popen[bytes]
+    home: Path
+    log_path: Path
+    url: str = ""
+    admin_token: str = ""
+    model: str = ""
+
+    @property
+    def pid(self) -> int:
+        """Process id of the parent."""
+        return self.process.pid
+
+    @property
+    def base_url(self) -> str:
+        """What an OpenAI SDK is pointed at."""
+        return f"{self.url}/v1"
+
+    @property
+    def log(self) -> str:
+        """What it has written to stderr so far."""
+        return self.log_path.read_text("utf-8", "replace")
+
+    def workers(self) -> list[dict[str, object]]:
+        """What `oxlo ps` sees."""
+        answer = httpx.get(
+            f"{self.url}/admin/workers", headers={"authorization": f"Bearer {self.admin_token}"}
+        )
+        found = answer.raise_for_status().json()
+        workers = found["workers"] if isinstance(found, dict) else found
+        assert isinstance(workers, list)
+        return workers
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Signal it and wait for its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"the server did not stop; its log:\n{self.log}") from None
+
+
+StartServer = Callable[..., RunningServer]
+
+
+def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait for something that can be seen from outside."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.01)
+
+
+def demo_model() -> Path:
+    """The embedded chat model; without it the test is skipped."""
+    path = ROOT / "oxlo_local" / "embedded" / "oxlo-demo.gguf"
+    if not path.is_file():
+        pytest.skip("the embedded model oxlo-demo.gguf has not been built")
+    return path
+
+
+def launch(home: Path, log_path: Path, arguments: tuple[str, ...], environ: dict[str, str]) -> RunningServer:
+    """Start a server and return at once."""
+    log = log_path.open("ab")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "oxlo_local", "serve", "--port", "0", *arguments],
+        cwd=ROOT,
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith("OXLO_")},
+            "OXLO_HOME": str(home),
+            "OXLO_CONFIG": str(home / "config.toml"),
+            "HF_HUB_OFFLINE": "1",
+            **environ,
+        },
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+    )
+    log.close()
+    return RunningServer(process, home, log_path)
+
+
+def await_ready(server: RunningServer) -> RunningServer:
+    """Wait for its address and for /readyz; learn the id of its first model."""
+    file = server.home / "serve.json"
+
+    def listening() -> bool:
+        assert server.process.poll() is None, f"the server ended:\n{server.log}"
+        if not file.is_file():
+            return False
+        left = json.loads(file.read_text())
+        server.url, server.admin_token = left["url"], left["admin_token"]
+        return bool(left["pid"] == server.pid)
+
+    def is_ready() -> bool:
+        assert server.process.poll() is None, f"the server ended:\n{server.log}"
+        return httpx.get(f"{server.url}/readyz").status_code == 200
+
+    until(listening, START_SECONDS)
+    until(is_ready, START_SECONDS)
+    server.model = str(server.workers()[0]["model"])
+    return server
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[StartServer]:
+    """Starts servers (arguments of `oxlo serve`; `wait=False` returns before they are ready) and stops them."""
+    servers: list[RunningServer] = []
+
+    def start(*arguments: str, home: Path | None = None, wait: bool = True, **environ: str) -> RunningServer:
+        if not any(argument.endswith(".gguf") for argument in arguments):
+            demo_model()
+        folder = home if home is not None else tmp_path / f"home-{len(servers)}"
+        folder.mkdir(exist_ok=True)
+        (folder / "config.toml").touch()
+        server = launch(folder, tmp_path / f"serve-{len(servers)}.log", arguments, environ)
+        servers.append(server)
+        return await_ready(server) if wait else server
+
+    yield start
+    for server in servers:
+        if server.process.poll() is None:
+            server.stop(signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server over oxlo-demo (else, with the shared folder, over the stories model) that a whole module uses."""
+    arguments: tuple[str, ...] = ("oxlo-demo",)
+    if not (ROOT / "oxlo_local" / "embedded" / "oxlo-demo.gguf").is_file():
+        stories = ROOT.parent / "shared" / "models" / "stories260K.gguf"
+        if not stories.is_file():
+            pytest.skip("neither oxlo-demo.gguf nor the shared stories model is here")
+        arguments = (str(stories),)
+    folder = tmp_path_factory.mktemp("server")
+    home = folder / "home"
+    home.mkdir()
+    (home / "config.toml").touch()
+    running = await_ready(launch(home, folder / "serve.log", (*arguments, "--parallel", "4"), {}))
+    yield running
+    running.stop()
