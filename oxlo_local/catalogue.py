@@ -25,8 +25,10 @@ Kind = Literal["chat", "embedding", "rerank", "speech", "image", "tts", "detecti
 Engine = Literal["text", "speech", "image"]
 Status = Literal["confirmed", "memory", "unconfirmed"]
 
-SERVED_KINDS: frozenset[Kind] = frozenset({"chat"})  # the kinds that have an endpoint
-EXTRAS: dict[Engine, tuple[str, ...]] = {  # what an engine imports in its worker; the extra has the engine's name
+# The kinds that have an endpoint.
+SERVED_KINDS: frozenset[Kind] = frozenset({"chat"})
+# What an engine imports in its worker. The extra that installs it has the engine's name.
+EXTRAS: dict[Engine, tuple[str, ...]] = {
     "text": ("llama_cpp",),
     "speech": ("faster_whisper",),
     "image": ("diffusers", "torch"),
@@ -37,6 +39,7 @@ _EMBEDDERS = frozenset(
 )  # fmt: skip
 _PACKAGE = Path(__file__).parent
 _MICROS = 1_000_000
+_TYPICAL_KV = 65_536  # numbers a token, as in a 14 B model: for models whose shape nobody has written down
 
 
 class Build(Struct, frozen=True, forbid_unknown_fields=True):
@@ -155,6 +158,32 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """The commands that install what its engine needs."""
         extra = self.engine or "all"
         return f"`OXLO_EXTRAS={extra} scripts/oxlo` in a checkout, or `pip install 'oxlo-local[{extra}]'`"
+
+    def geometry(self, quant: str | None = None) -> gguf.Geometry:
+        """What the text model costs in memory: by its file's header where it is here, else by the catalogue.
+
+        `quant` names a build other than the default one, for a model that is not here. Raises BadRequest when the
+        file cannot be read, or when the catalogue has no such build.
+        """
+        if self.path is not None and quant is None:
+            return gguf.geometry(gguf.read_header(self.path), gguf.size(gguf.whole(self.path)))
+        quant = quant or self.default_quant
+        build = self.files.get(quant or "")
+        if build is None:
+            known = f"; known are {', '.join(self.files)}" if self.files else ""
+            raise BadRequest(f"the catalogue has no size of {self.id}:{quant}{known}")
+        shape = self.shape
+        context = self.context or 0
+        if shape.layers and shape.kv_heads and shape.head_dim:
+            # Latent attention (one head, wider than any other) keeps one vector a token, not keys and values.
+            vectors = 1 if shape.kv_heads == 1 and shape.head_dim > 512 else 2
+            per_token = vectors * shape.layers * shape.kv_heads * shape.head_dim
+            return gguf.Geometry(
+                weights=build.bytes, layers=shape.layers, kv_per_token=per_token, context=context
+            )
+        return gguf.Geometry(
+            weights=build.bytes, layers=48, kv_per_token=_TYPICAL_KV, context=context, estimated=True
+        )
 
 
 class Resolved(Struct, frozen=True):
@@ -342,7 +371,8 @@ def local_model(model_id: str, path: Path, price: Decimal) -> Model:
 Table = dict[str, object]
 
 _TOP = ("schema", "models", "aliases")
-_MERGED = frozenset({"sampling", "options", "files", "shape", "status"})  # laid over key by key, not as a whole
+# Laid over key by key, not as a whole.
+_MERGED = frozenset({"sampling", "options", "files", "shape", "status"})
 _INNER: dict[str, type[Struct]] = {
     "sampling": Sampling,
     "options": TextOptions,

@@ -4,9 +4,9 @@ A GGUF file begins with its metadata: the magic `GGUF`, a version (u32), the num
 (u64 each), then the pairs: a length-prefixed key, a type number (u32), the value; everything little-endian. Layout and
 type numbers are those of ggml's docs/gguf.md, versions 2 and 3.
 
-Only the shape of the model is wanted here (layers, heads, context, size of the vocabulary). Vocabularies of 150,000
-tokens stand in the same header, after the shape in all files that llama.cpp's converter writes: reading stops at the
-tokens' count once the shape is known, and steps over the tokens otherwise.
+Only the shape of the model is wanted here (layers, heads, context, size of the vocabulary): it decides what a context
+costs in memory. Vocabularies of 150,000 tokens stand in the same header, after the shape in all files that llama.cpp's
+converter writes: reading stops at the tokens' count once the shape is known, and steps over the tokens otherwise.
 """
 
 import mmap
@@ -23,7 +23,20 @@ Value = int | float | bool | str
 
 SPLIT = re.compile(r"-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf$", re.IGNORECASE)
 
-_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+# Type number -> how struct reads it.
+_SCALARS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
 _STRING, _ARRAY = 8, 9
 _TOKENS = "tokenizer.ggml.tokens"
 _LONGEST_KEPT_ARRAY = 4096  # one number per layer, with room; token scores are longer and are not kept
@@ -57,6 +70,49 @@ class Header(Struct, frozen=True):
         if given is not None and len(given) >= layers:
             return [int(item) for item in given[:layers]]
         return [self.number(key, default)] * layers
+
+
+class Geometry(Struct, frozen=True):
+    """What a text model costs in memory: bytes of its files, numbers kept per token and layer, sizes of its matrices.
+
+    `kv_per_token` counts the numbers (not bytes) that all layers together keep of one token. Layers that see only a
+    sliding window are counted in full: the engine keeps their whole cache so that prefixes can be reused.
+    """
+
+    weights: int
+    layers: int
+    kv_per_token: int
+    state_bytes: int = 0  # of one sequence, in layers that keep a state instead of tokens
+    vocab: int = 152_000
+    embd: int = 4096
+    context: int = 0  # the longest context that it was made for, 0 = not known
+    estimated: bool = False  # from a catalogue without these numbers
+
+
+def geometry(header: Header, weights: int) -> Geometry:
+    """The geometry that a header describes; `weights` is the size of the files in bytes."""
+    layers = header.number("block_count", 1)
+    embd = header.number("embedding_length", 0)
+    heads = header.per_layer("attention.head_count", layers, 1)
+    kv_heads = header.per_layer("attention.head_count_kv", layers, heads[0])
+    head_dim = embd // max(*heads, 1, 1)
+    keys = header.number("attention.key_length", head_dim)
+    values = header.number("attention.value_length", head_dim)
+    if header.number("attention.key_length_mla", 0):
+        values = 0  # latent attention keeps one vector, of which the values are a part
+    state = header.number("ssm.inner_size", 0) * (
+        header.number("ssm.state_size", 0) + header.number("ssm.conv_kernel", 0)
+    )
+    stateful = sum(count == 0 for count in kv_heads) or layers
+    return Geometry(
+        weights=weights,
+        layers=layers,
+        kv_per_token=sum(kv_heads) * (keys + values),
+        state_bytes=4 * state * stateful,
+        vocab=header.vocab_size,
+        embd=embd,
+        context=header.number("context_length", 0),
+    )
 
 
 class _Reader:
@@ -163,7 +219,9 @@ def whole(path: Path) -> list[Path]:
     files = [path.with_name(f"{stem}-{part:05d}-of-{parts:05d}.gguf") for part in range(1, parts + 1)]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise BadRequest(f"{path.name} is one of {parts} parts, and these do not lie beside it: {', '.join(missing)}")
+        raise BadRequest(
+            f"{path.name} is one of {parts} parts, and these do not lie beside it: {', '.join(missing)}"
+        )
     return files
 
 

@@ -1,0 +1,260 @@
+"""Pure: does a model fit this machine, with which context and how many sequences, and the arithmetic of it.
+
+A text model needs memory for four things:
+
+    weights    its files, mapped into memory
+    KV cache   what attention keeps of every token: 2 x layers x KV heads x head size numbers a token, of which each of
+               `parallel` sequences may hold `ctx`; plus a fixed state per sequence in recurrent layers
+    buffers    the largest step's intermediate results: the logits of one physical batch (512 tokens x vocabulary,
+               f32), its activations, and the attention mask
+    process    the worker itself, and a CUDA context on each GPU
+
+Layers go to the GPUs as far as these hold them. What the caller leaves open is chosen so: up to 8,192 tokens of
+context, as many sequences as cost little (a cache of at most `CHEAP` of the memory), then more context while it stays
+cheap. Where little is left, fewer sequences come first, then less context, then fewer layers on the GPU. Estimates err
+on the side of too much; what a loaded model takes is measured by its worker.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+from msgspec import Struct
+
+from oxlo_local.calls import TextOptions
+from oxlo_local.errors import ModelDoesNotFit
+from oxlo_local.gguf import Geometry
+from oxlo_local.hardware import Machine
+
+PHYSICAL_BATCH = 512  # llama.cpp's n_ubatch: tokens computed at once
+PROCESS = 200_000_000
+GPU_CONTEXT = 500_000_000
+USABLE = 0.95  # of what is available: the rest is for whoever else is running
+CHEAP = {"cpu": 1 / 8, "gpu": 1 / 2}  # share of the memory that a comfortable KV cache may take
+USUAL_CTX = 8192
+SMALLER_CTX = (4096, 2048, 1024)
+SEQUENCES = (32, 16, 8, 4, 2, 1)
+MOST_SEQUENCES_ON_CPU = 16  # more of them only wait for the same cores
+FEWEST_COMFORTABLE = 4
+KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32}
+CTX_STEP = 256  # llama.cpp rounds each sequence's context up to this
+
+
+class Plan(Struct, frozen=True):
+    """How a model is run here. Sizes in bytes; `ctx` in tokens a sequence; `gpu_layers` -1 = all, 0 = none."""
+
+    model: str
+    weights: int
+    kv: int
+    buffers: int
+    process: int
+    ctx: int
+    parallel: int
+    kv_type: str
+    layers: int
+    gpu_layers: int
+    ram: int
+    vram: int
+    estimated: bool = False
+
+    @property
+    def total(self) -> int:
+        """All of it together."""
+        return self.weights + self.kv + self.buffers + self.process
+
+    @property
+    def arithmetic(self) -> str:
+        """The sum, in words."""
+        sequences = "1 sequence" if self.parallel == 1 else f"{self.parallel} sequences"
+        return (
+            f"weights {gigabytes(self.weights)} + KV cache {gigabytes(self.kv)} ({sequences} x {self.ctx:,} tokens, "
+            f"{self.kv_type}) + buffers {gigabytes(self.buffers)} + process {gigabytes(self.process)} = "
+            f"{gigabytes(self.total)}"
+        )
+
+    @property
+    def placement(self) -> str:
+        """Where it goes, in words."""
+        if self.gpu_layers == 0:
+            return f"in RAM ({gigabytes(self.ram)})"
+        if self.gpu_layers < 0:
+            return f"on the GPU ({gigabytes(self.vram)})"
+        split = f"{self.gpu_layers} of {self.layers} layers on the GPU ({gigabytes(self.vram)})"
+        return f"{split}, the rest in RAM ({gigabytes(self.ram)})"
+
+    def options(self, given: TextOptions) -> TextOptions:
+        """`given`, with what it leaves open filled in."""
+        return msgspec.structs.replace(
+            given,
+            ctx=given.ctx or self.ctx,
+            parallel=given.parallel or self.parallel,
+            gpu_layers=self.gpu_layers if given.gpu_layers is None else given.gpu_layers,
+            kv_type=given.kv_type or ("q8_0" if self.kv_type == "q8_0" else "f16"),
+        )
+
+
+def gigabytes(size: int | None) -> str:
+    """A size for people, in powers of ten as disks and hubs count; MB below one GB."""
+    if size is None:
+        return "an unknown amount"
+    return f"{size / 1e9:.1f} GB" if size >= 950_000_000 else f"{size / 1e6:.0f} MB"
+
+
+def plan(name: str, geometry: Geometry, machine: Machine, options: TextOptions | None = None) -> Plan:
+    """The way to run a model here that keeps to every option given.
+
+    Raises ModelDoesNotFit with the arithmetic, and with what would fit instead where something does.
+    """
+    options = options or TextOptions()
+    found = _first(name, geometry, machine, options)
+    if found is not None:
+        return found
+    raise ModelDoesNotFit(_refusal(name, geometry, machine, options), param="model")
+
+
+def less(machine: Machine, plan: Plan) -> Machine:
+    """The machine that is left when `plan` runs on it."""
+    ram = None if machine.ram_available is None else max(machine.ram_available - plan.ram, 0)
+    taken = plan.vram
+    gpus = []
+    for gpu in machine.gpus:
+        share = min(gpu.free, taken)
+        taken -= share
+        gpus.append(msgspec.structs.replace(gpu, free=gpu.free - share))
+    return msgspec.structs.replace(machine, ram_available=ram, gpus=tuple(gpus))
+
+
+def _first(name: str, geometry: Geometry, machine: Machine, options: TextOptions) -> Plan | None:
+    """The first of the candidates, best first, that fits."""
+    for where in ("gpu", "split", "cpu"):
+        if where != "cpu" and (machine.vram_free == 0 or options.gpu_layers == 0):
+            continue
+        if where == "gpu" and options.gpu_layers not in (None, -1):
+            continue
+        if where == "cpu" and options.gpu_layers not in (None, 0) and machine.vram_free > 0:
+            continue
+        for ctx, parallel, cheap_only in _candidates(geometry, machine, options, where):
+            candidate = _placed(name, geometry, machine, options, where, ctx, parallel)
+            if candidate is None:
+                continue
+            if cheap_only and not _cheap(candidate, machine, where):
+                continue
+            return _roomier(candidate, geometry, machine, options, where)
+    return None
+
+
+def _candidates(
+    geometry: Geometry, machine: Machine, options: TextOptions, where: str
+) -> Iterator[tuple[int, int, bool]]:
+    """(ctx, parallel, only if the cache is cheap), best first."""
+    usual = min(geometry.context or USUAL_CTX, USUAL_CTX)
+    contexts = [options.ctx] if options.ctx else [usual, *(ctx for ctx in SMALLER_CTX if ctx < usual)]
+    most = MOST_SEQUENCES_ON_CPU if where == "cpu" else max(SEQUENCES)
+    counts = [options.parallel] if options.parallel else [count for count in SEQUENCES if count <= most]
+    for count in counts:
+        if count >= FEWEST_COMFORTABLE:
+            yield contexts[0], count, options.parallel is None
+    for ctx in contexts:
+        for count in counts:
+            if count <= FEWEST_COMFORTABLE or options.parallel is not None:
+                yield ctx, count, False
+
+
+def _cheap(plan: Plan, machine: Machine, where: str) -> bool:
+    memory = machine.ram_available if where == "cpu" else machine.vram_free
+    return memory is None or plan.kv <= memory * CHEAP["cpu" if where == "cpu" else "gpu"]
+
+
+def _roomier(plan: Plan, geometry: Geometry, machine: Machine, options: TextOptions, where: str) -> Plan:
+    """The same plan with as much context as stays cheap, up to what the model was made for."""
+    if options.ctx is not None:
+        return plan
+    while plan.ctx < geometry.context:
+        ctx = min(2 * plan.ctx, geometry.context)
+        larger = _placed(plan.model, geometry, machine, options, where, ctx, plan.parallel)
+        if larger is None or not _cheap(larger, machine, where):
+            break
+        plan = larger
+    return plan
+
+
+def _placed(
+    name: str, geometry: Geometry, machine: Machine, options: TextOptions, where: str, ctx: int, parallel: int
+) -> Plan | None:
+    """The plan with these numbers in this place, None if it does not fit."""
+    candidate = _sized(name, geometry, options, ctx, parallel)
+    ram_limit = None if machine.ram_available is None else int(machine.ram_available * USABLE)
+    if where == "cpu":
+        fits = ram_limit is None or candidate.total <= ram_limit
+        return msgspec.structs.replace(candidate, ram=candidate.total) if fits else None
+
+    contexts = GPU_CONTEXT * len(machine.gpus)
+    room = int(machine.vram_free * USABLE) - candidate.buffers - contexts
+    layered = candidate.weights + candidate.kv
+    if where == "gpu":
+        if layered > room:
+            return None
+        vram = layered + candidate.buffers + contexts
+        return msgspec.structs.replace(
+            candidate, gpu_layers=-1, vram=vram, ram=PROCESS, process=PROCESS + contexts
+        )
+
+    per_layer = -(-layered // (geometry.layers + 1))  # the output matrix counts as one
+    on_gpu = min(max(room, 0) // per_layer, geometry.layers)
+    if options.gpu_layers not in (None, -1):
+        if (options.gpu_layers or 0) > on_gpu:
+            return None
+        on_gpu = options.gpu_layers or 0
+    ram = layered - on_gpu * per_layer + candidate.buffers + PROCESS
+    if on_gpu <= 0 or options.gpu_layers == -1 or (ram_limit is not None and ram > ram_limit):
+        return None
+    vram = on_gpu * per_layer + candidate.buffers + contexts
+    return msgspec.structs.replace(
+        candidate, gpu_layers=on_gpu, vram=vram, ram=ram, process=PROCESS + contexts
+    )
+
+
+def _sized(name: str, geometry: Geometry, options: TextOptions, ctx: int, parallel: int) -> Plan:
+    """The plan with these numbers, placed nowhere yet."""
+    kv_type = options.kv_type or "f16"
+    padded = -(-ctx // CTX_STEP) * CTX_STEP
+    tokens = padded * parallel
+    kv = int(tokens * geometry.kv_per_token * KV_BYTES[kv_type]) + parallel * geometry.state_bytes
+    # f32 each: logits of a batch; about ten vectors of the model's width a token; one row of mask a token.
+    buffers = 4 * PHYSICAL_BATCH * (geometry.vocab + 10 * geometry.embd + padded)
+    return Plan(
+        model=name,
+        weights=geometry.weights,
+        kv=kv,
+        buffers=buffers,
+        process=PROCESS,
+        ctx=ctx,
+        parallel=parallel,
+        kv_type=kv_type,
+        layers=geometry.layers,
+        gpu_layers=0,
+        ram=0,
+        vram=0,
+        estimated=geometry.estimated,
+    )
+
+
+def _refusal(name: str, geometry: Geometry, machine: Machine, options: TextOptions) -> str:
+    """Why nothing fits: the smallest sum that keeps to the options, against what there is."""
+    smallest = min(geometry.context or SMALLER_CTX[-1], SMALLER_CTX[-1])
+    least = _sized(name, geometry, options, options.ctx or smallest, options.parallel or 1)
+    ram = f"{gigabytes(machine.ram_available)} of {gigabytes(machine.ram_total)} RAM"
+    gpus = "".join(
+        f" and {gigabytes(gpu.free)} of {gigabytes(gpu.total)} on {gpu.name}" for gpu in machine.gpus
+    )
+    if machine.gpus and not machine.gpu_engine:
+        gpus = " (the installed engine does not use the GPU)"
+    text = f"{name} does not fit: {least.arithmetic}; free are {ram}{gpus}"
+    relaxed = msgspec.structs.replace(options, ctx=None, parallel=None, gpu_layers=None)
+    other = _first(name, geometry, machine, relaxed) if relaxed != options else None
+    if other is not None:
+        return f"{text}. It fits with {other.parallel} sequences of {other.ctx:,} tokens {other.placement}"
+    if options.kv_type != "q8_0":
+        halved = _first(name, geometry, machine, msgspec.structs.replace(relaxed, kv_type="q8_0"))
+        if halved is not None:
+            return f"{text}. It fits with a KV cache in q8_0"
+    return f"{text}. A smaller model or quantisation is needed"
