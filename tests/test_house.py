@@ -24,7 +24,17 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"__init__", "errors"}),
     frozenset({"calls", "config", "log", "gguf", "client", "migrations", "random_model"}),
     frozenset(
-        {"metrics", "protocol", "catalogue", "hardware", "db", "stream_connection", "launch", "transcript"}
+        {
+            "metrics",
+            "protocol",
+            "catalogue",
+            "hardware",
+            "hub",
+            "db",
+            "stream_connection",
+            "launch",
+            "transcript",
+        }
     ),
     frozenset({"fit", "store", "keys", "instance", "engines", "bench"}),
     frozenset({"ledger", "workers"}),
@@ -52,7 +62,7 @@ LIBRARY_ROOMS: dict[str, tuple[str, ...]] = {
     "gguf": ("random_model.py",),
     "httptools": ("stream_connection.py",),
     "httpx": ("client.py",),
-    "huggingface_hub": ("store.py",),
+    "huggingface_hub": ("hub.py",),
     "jinja2": ("engines/text/prompt.py",),
     "llama_cpp": ("engines/text/llama.py", "engines/text/sampling.py"),
     "numpy": ("engines/text/", "random_model.py"),
@@ -88,7 +98,9 @@ FILE_LINES, CLASS_LINES, FUNCTION_LINES, NESTING = 500, 400, 60, 4
 FORBIDDEN_WORDS = re.compile(r"utils?|helpers?|common|misc|base|manager|handler|service|impl", re.IGNORECASE)
 
 # What breaks a rule, and why it may.
-WAIVERS: dict[str, str] = {}
+WAIVERS: dict[str, str] = {
+    "protocol/parts.py: a pure room imports time": "the head of an answer says when it was made",
+}
 
 # Modules whose test has another name: the file that holds them to account.
 TESTED_BY: dict[str, str] = {}
@@ -130,7 +142,7 @@ def imports(file: str) -> Iterator[tuple[int, str]]:
 
 
 def report(faults: list[str]) -> None:
-    broken = [fault for fault in faults if not any(fault.startswith(waived) for waived in WAIVERS)]
+    broken = [fault for fault in faults if re.sub(r":\d+:", ":", fault, count=1) not in WAIVERS]
     assert not broken, "\n".join(["the house is broken:", *broken])
 
 
@@ -311,7 +323,11 @@ def test_no_state_hides_in_a_module() -> None:
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
             mutable = isinstance(statement.value, ast.List | ast.Dict | ast.Set | ast.ListComp | ast.DictComp)
             for target in targets:
-                if mutable and isinstance(target, ast.Name) and not target.id.isupper():
+                if (
+                    mutable
+                    and isinstance(target, ast.Name)
+                    and not (target.id.isupper() or target.id == "__all__")
+                ):
                     faults.append(f"{file}:{statement.lineno}: {target.id} is state at module level")
     report(faults)
 
