@@ -253,7 +253,7 @@ def _check_metadata(metadata: dict[str, str] | None) -> None:
 def sampling_of(request: TextRequest, model_defaults: Mapping[str, float]) -> Sampling:
     """How to sample: what the request says, else the model's own defaults, else OpenAI's.
 
-    `model_defaults` has names of `calls.Sampling`; another name in it is a TypeError, a fault of the catalogue.
+    `model_defaults` has names and values of `calls.Sampling`, as the catalogue checked when it was read.
     """
     mirostat = one_of(request.mirostat, request.mirostat_mode, "mirostat", "mirostat_mode")
     asked = {
@@ -296,12 +296,15 @@ class Renderer(Protocol):
         """What to send now: server-sent events for a stream, nothing before `Done` for a whole answer."""
 
 
-def new_head(prefix: str, model: str, version: str) -> Head:
-    """A head with a fresh id, the time of now, and a fingerprint that changes with the model and the program only."""
+def new_id(prefix: str) -> str:
+    """An id for one call and its answer."""
+    return f"{prefix}-{uuid4().hex}"
+
+
+def new_head(id: str, model: str, version: str) -> Head:
+    """A head with the time of now, and a fingerprint that changes with the model and the program only."""
     digest = sha256(f"{model}\0{version}".encode()).hexdigest()
-    return Head(
-        id=f"{prefix}-{uuid4().hex}", created=int(time.time()), model=model, fingerprint=f"fp_{digest[:10]}"
-    )
+    return Head(id=id, created=int(time.time()), model=model, fingerprint=f"fp_{digest[:10]}")
 
 
 def usage_object(usage: Usage) -> dict[str, object]:

@@ -1,0 +1,254 @@
+"""The HTTP side: the visible list of all routes, the frame around every request, and errors as responses.
+
+    Frame (id, headers, log line, metrics, last resort) > CORS (only with cors_origins) > router > guard > endpoint
+
+Everything that fails raises an `OxloError`; only this file makes a response of one.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from uuid import uuid4
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from oxlo_local import log as logs
+from oxlo_local.api import admin, chat, completions, guard, models
+from oxlo_local.api.exchange import SANE_ID, Exchange, State, exchange_of
+from oxlo_local.errors import (
+    BadRequest,
+    Cancelled,
+    MethodNotAllowed,
+    NotFound,
+    OxloError,
+    ServerError,
+    TooLarge,
+    Unauthorized,
+)
+from oxlo_local.ledger import usd
+from oxlo_local.protocol import parts
+
+__all__ = ["ROUTES", "Endpoint", "State", "create_app", "error_response"]
+
+log = logging.getLogger("oxlo.api")
+
+Answer = Callable[[State, Request], Awaitable[ASGIApp]]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One route: who may ask (`anyone` needs no key, ever), and whether it takes a JSON body."""
+
+    method: str
+    path: str
+    answer: Answer
+    who: str = "user"
+    takes_json: bool = False
+
+
+ROUTES = (
+    Endpoint("GET", "/healthz", admin.healthz, who="anyone"),
+    Endpoint("GET", "/readyz", admin.readyz, who="anyone"),
+    Endpoint("GET", "/metrics", admin.metrics, who="admin"),
+    Endpoint("GET", "/admin/workers", admin.workers, who="admin"),
+    Endpoint("GET", "/v1/models", models.listing),
+    Endpoint("GET", "/v1/models/{model:path}", models.one),
+    Endpoint("POST", "/v1/chat/completions", chat.create, takes_json=True),
+    Endpoint("POST", "/v1/completions", completions.create, takes_json=True),
+)
+
+
+def create_app(state: State) -> ASGIApp:
+    """The ASGI application over the rooms in `state`."""
+    app = Starlette(
+        routes=[Route(each.path, Guarded(state, each), methods=[each.method]) for each in ROUTES],
+        middleware=_cors(state),
+        exception_handlers={HTTPException: _on_http_exception, OxloError: _on_error},
+    )
+    app.router.redirect_slashes = False
+    return Frame(app, state)
+
+
+class Guarded:
+    """An endpoint behind its guard, as an ASGI application."""
+
+    def __init__(self, state: State, endpoint: Endpoint) -> None:
+        self._state = state
+        self._endpoint = endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Admit the caller, check the body's type, answer. Raises OxloError."""
+        endpoint, request = self._endpoint, Request(scope, receive, send)
+        exchange = exchange_of(request)
+        exchange.endpoint = endpoint.path
+        if endpoint.who != "anyone":
+            exchange.caller = await guard.admit(self._state, request, admin=endpoint.who == "admin")
+        if endpoint.takes_json:
+            guard.require_json(request)
+        answer = await endpoint.answer(self._state, request)
+        await answer(scope, receive, send)
+
+
+def _cors(state: State) -> list[Middleware]:
+    origins = state.settings.cors_origins
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            expose_headers=_EXPOSED,
+        )
+    ]
+
+
+# -- the frame --------------------------------------------------------------------------------------------------------
+
+_EXPOSED = (
+    "x-request-id",
+    "openai-processing-ms",
+    "x-oxlo-entry",
+    "x-oxlo-price-usd",
+    "x-oxlo-warnings",
+    "x-should-retry",
+    "retry-after",
+)
+
+
+class Frame:
+    """Around every request, known route or not: its id, its headers, its line in the log, its place in the metrics."""
+
+    def __init__(self, app: ASGIApp, state: State) -> None:
+        self._app = app
+        self._metrics = state.metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, whatever happens inside."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        asked_id = Headers(scope=scope).get("x-request-id", "")
+        exchange = Exchange(asked_id if SANE_ID.fullmatch(asked_id) else f"req_{uuid4().hex}")
+        scope["oxlo.exchange"] = exchange
+        logs.request_id.set(exchange.request_id)
+
+        async def framed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                _add_headers(MutableHeaders(scope=message), exchange)
+            await send(message)
+
+        self._metrics.request_started()
+        try:
+            await self._app(scope, receive, framed)
+        except Exception:
+            log.exception("a request failed")
+            if not exchange.status:
+                failure = ServerError("The server failed on this request; its log says why.")
+                await error_response(failure)(scope, receive, framed)
+        finally:
+            self._finish(scope, exchange)
+
+    def _finish(self, scope: Scope, exchange: Exchange) -> None:
+        status = Cancelled.status if exchange.client_left or not exchange.status else exchange.status
+        self._metrics.request_finished(exchange.endpoint, exchange.model, status, exchange.seconds)
+        # The path as it came, percent-encoded: it cannot forge a line. The query is left out.
+        path = scope.get("raw_path", b"").decode("ascii", "backslashreplace")[:200]
+        entry = exchange.entry.id if exchange.entry is not None else "-"
+        log.info(
+            "%s %s %d %.1f ms model=%s entry=%s%s",
+            scope["method"],
+            path,
+            status,
+            1000 * exchange.seconds,
+            exchange.model or "-",
+            entry,
+            f" warnings: {parts.warnings_header(exchange.warnings)}" if exchange.warnings else "",
+        )
+
+
+def _add_headers(headers: MutableHeaders, exchange: Exchange) -> None:
+    headers["x-request-id"] = exchange.request_id
+    headers["openai-processing-ms"] = str(round(1000 * exchange.seconds))
+    if exchange.entry is not None:
+        headers["x-oxlo-entry"] = exchange.entry.id
+        headers["x-oxlo-price-usd"] = usd(exchange.entry.price_micros)
+    if exchange.warnings:
+        headers["x-oxlo-warnings"] = parts.warnings_header(exchange.warnings)
+
+
+# -- errors as responses ----------------------------------------------------------------------------------------------
+
+LINGER_SECONDS = 5.0
+
+
+def error_response(error: OxloError) -> Response:
+    """The one error shape, with the headers that tell a client whether to try again."""
+    headers = {}
+    if error.retryable:
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after or 1)))
+    else:
+        headers["x-should-retry"] = "false"
+    if isinstance(error, Unauthorized):
+        headers["www-authenticate"] = "Bearer"
+    body = msgspec.json.encode(parts.error_object(error))
+    kind = LastWords if isinstance(error, TooLarge) else Response
+    return kind(body, error.status, headers, media_type="application/json")
+
+
+class LastWords(Response):
+    """An answer to a client that is still sending, after which the connection closes.
+
+    Closing at once would reset the connection, and the client would lose the answer: what it still sends within a few
+    seconds is read and dropped first.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer, let the client finish, close."""
+        headers = [*self.raw_headers, (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        try:
+            async with asyncio.timeout(LINGER_SECONDS):
+                more = True
+                while more:
+                    more = bool((await receive()).get("more_body"))
+        except TimeoutError:
+            pass
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, OxloError)
+    if isinstance(error, Cancelled):
+        exchange_of(request).client_left = True
+    return error_response(error)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    """What the router refuses: no such path, another method."""
+    assert isinstance(error, HTTPException)
+    path = request.url.path.encode("ascii", "backslashreplace").decode()[:200]
+    if error.status_code == NotFound.status:
+        return error_response(NotFound(f"There is no route {path}; the README lists them all."))
+    if error.status_code != MethodNotAllowed.status:
+        return error_response(BadRequest(error.detail))
+    allowed = (error.headers or {}).get("Allow", "")
+    if request.method == "OPTIONS":
+        return Response(status_code=204, headers={"allow": allowed})
+    response = error_response(MethodNotAllowed(f"{path} does not take {request.method}; it takes {allowed}."))
+    response.headers["allow"] = allowed
+    return response

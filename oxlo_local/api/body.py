@@ -1,0 +1,38 @@
+"""Reading a request's body: never more of it than is allowed, and never on the loop when it is big."""
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from oxlo_local.errors import Cancelled, TooLarge
+
+T = TypeVar("T")
+
+BIG_BODY = 1024 * 1024  # bytes whose decoding would hold up every stream for milliseconds
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The whole body. Raises TooLarge from its declared length, or as soon as more than `limit` bytes have come."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise _too_large(limit)
+    body = bytearray()
+    try:
+        async for piece in request.stream():
+            body += piece
+            if len(body) > limit:
+                raise _too_large(limit)
+    except ClientDisconnect:
+        raise Cancelled("the client left while it sent its request") from None
+    return bytes(body)
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"The body is larger than {limit} bytes, which is this server's limit (max_body_bytes).")
+
+
+async def decoded(decode: Callable[[bytes], T], body: bytes) -> T:
+    """`decode(body)`; that of a big body runs in a thread."""
+    return await asyncio.to_thread(decode, body) if len(body) > BIG_BODY else decode(body)

@@ -1,0 +1,30 @@
+"""POST /v1/chat/completions."""
+
+from functools import partial
+
+from starlette.requests import Request
+
+from oxlo_local import __version__
+from oxlo_local.api.body import decoded, read_body
+from oxlo_local.api.exchange import State, exchange_of
+from oxlo_local.api.stream import TextAnswer, facts_of
+from oxlo_local.protocol import chat, parts
+
+
+async def create(state: State, request: Request) -> TextAnswer:
+    """Read the request and hand it to the one path; the answer is streamed or whole."""
+    exchange = exchange_of(request)
+    settings = state.settings
+    body = await read_body(request, settings.max_body_bytes)
+    asked, warnings = await decoded(partial(chat.decode, strict=settings.strict), body)
+    exchange.warnings += warnings
+    id = parts.new_id("chatcmpl")
+    return TextAnswer(
+        state,
+        exchange,
+        facts_of(request, asked.metadata),
+        model=asked.model,
+        call_for=lambda model: chat.to_call(asked, model.sampling, id),
+        renderer_for=lambda model: chat.renderer(asked, parts.new_head(id, model.id, __version__)),
+        streamed=bool(asked.stream),
+    )

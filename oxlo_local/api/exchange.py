@@ -1,0 +1,62 @@
+"""What the HTTP rooms share: what the server is made of (`State`), and what is known of one request (`Exchange`)."""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from starlette.requests import HTTPConnection
+
+from oxlo_local.catalogue import Catalogue
+from oxlo_local.config import Settings
+from oxlo_local.inference import Caller, Inference
+from oxlo_local.keys import Keys
+from oxlo_local.ledger import Entry, Ledger
+from oxlo_local.metrics import Metrics
+from oxlo_local.workers.supervisor import Fleet
+
+SANE_ID = re.compile(
+    r"[A-Za-z0-9._-]{1,128}"
+)  # ids of a client's own that may stand in headers, log and rows
+
+
+@dataclass(frozen=True)
+class State:
+    """The rooms behind the routes; `server.py` builds it. `draining` says whether new requests are refused."""
+
+    settings: Settings
+    catalogue: Catalogue
+    fleet: Fleet
+    inference: Inference
+    keys: Keys
+    ledger: Ledger
+    metrics: Metrics
+    admin_token: str
+    draining: Callable[[], bool]
+
+
+@dataclass
+class Exchange:
+    """One request on its way through the rooms: each adds what it learns; headers, log and metrics are made of it."""
+
+    request_id: str
+    started: float = field(default_factory=time.perf_counter)
+    endpoint: str = "other"  # path of the route, never the path that was asked for
+    caller: Caller | None = None
+    model: str = ""  # id that runs
+    entry: Entry | None = None
+    warnings: list[str] = field(default_factory=list)
+    status: int = 0
+    client_left: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Time since the request's first byte."""
+        return time.perf_counter() - self.started
+
+
+def exchange_of(connection: HTTPConnection) -> Exchange:
+    """The exchange that `api/app.py` put into the scope."""
+    exchange = connection.scope["oxlo.exchange"]
+    assert isinstance(exchange, Exchange)
+    return exchange

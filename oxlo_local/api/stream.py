@@ -1,0 +1,244 @@
+"""From a run's events to bytes on the wire, streamed or whole, with the client watched all the while.
+
+Two tasks stand around a run: one takes its events as they come, one waits for the client to leave (ASGI says so by a
+message). The answer is written by the request's own task, in batches: all events that are ready become one write.
+
+The status line waits for the first output, so that a failure before it (a prompt too long, a full queue) is a plain
+HTTP error. A stream that stays silent for longer than a heartbeat begins without it; a failure after that is one
+event. What ends an answer is written after the run's context has been left: by the time a client has read the last
+byte, its row is closed.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Self
+
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from oxlo_local.api.exchange import SANE_ID, Exchange, State, exchange_of
+from oxlo_local.calls import Done, Event, Finished, Text, TextCall
+from oxlo_local.catalogue import Model
+from oxlo_local.errors import BadRequest, Cancelled, OxloError, ServerError
+from oxlo_local.inference import RequestFacts, Run
+from oxlo_local.metrics import Metrics
+from oxlo_local.protocol import parts
+
+log = logging.getLogger("oxlo.api")
+
+READ_AHEAD = 64  # events taken but not yet written; beyond it the run's own queue holds and joins them
+
+_STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+_HEARTBEAT = b": ping\n\n"
+
+
+class Feed:
+    """The events of a run in batches of what is ready: an async iterator. An empty batch is `silence` seconds of none.
+
+    Raises what the run raises, and Cancelled as soon as the client has left.
+    """
+
+    def __init__(
+        self, run: Run, receive: Receive, see: Callable[[Event], None], silence: float | None
+    ) -> None:
+        self._run = run
+        self._receive = receive
+        self._see = see
+        self._silence = silence
+        self._ready: list[Event] = []
+        self._over = False
+        self._gone = False
+        self._error: Exception | None = None
+        self._signal = asyncio.Event()
+        self._room = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._tasks = [asyncio.create_task(self._take()), asyncio.create_task(self._watch())]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _take(self) -> None:
+        try:
+            async for event in self._run:
+                self._see(event)
+                self._ready.append(event)
+                self._signal.set()
+                if len(self._ready) >= READ_AHEAD:
+                    self._room.clear()
+                    await self._room.wait()
+        except Exception as error:
+            self._error = error
+        finally:
+            self._over = True
+            self._signal.set()
+
+    async def _watch(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._gone = True
+        self._signal.set()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[Event]:
+        while True:
+            if self._gone:
+                raise Cancelled("the client left")
+            if self._ready:
+                batch, self._ready = self._ready, []
+                self._room.set()
+                return batch
+            if self._over:
+                if self._error is not None:
+                    raise self._error
+                raise StopAsyncIteration
+            self._signal.clear()
+            if not await self._signalled():
+                return []
+
+    async def _signalled(self) -> bool:
+        """Wait for something to happen; False if nothing did for `silence` seconds."""
+        try:
+            async with asyncio.timeout(self._silence):
+                return await self._signal.wait()
+        except TimeoutError:
+            return False
+
+
+class Pace:
+    """Times what comes up: first output, the gaps between a choice's tokens, the usage at the end."""
+
+    def __init__(self, metrics: Metrics, exchange: Exchange, model: str) -> None:
+        self._metrics = metrics
+        self._exchange = exchange
+        self._model = model
+        self._between = metrics.inter_token(model)
+        self._last: dict[int, float] = {}
+
+    def see(self, event: Event) -> None:
+        """Note an event at the moment it comes."""
+        if isinstance(event, Text):
+            now = time.perf_counter()
+            before = self._last.get(event.choice)
+            if before is not None:
+                self._between(now - before)
+            elif not self._last:
+                self._metrics.first_output(self._model, self._exchange.seconds)
+            self._last[event.choice] = now
+        elif isinstance(event, Finished):
+            self._last.pop(event.choice, None)
+        elif isinstance(event, Done):
+            self._metrics.tokens(self._model, event.usage)
+
+
+class TextAnswer:
+    """The ASGI answer of a text endpoint: opens the run, writes what comes of it, closes it."""
+
+    def __init__(
+        self,
+        state: State,
+        exchange: Exchange,
+        request: RequestFacts,
+        *,
+        model: str,
+        call_for: Callable[[Model], TextCall],
+        renderer_for: Callable[[Model], parts.Renderer],
+        streamed: bool,
+    ) -> None:
+        self._state = state
+        self._exchange = exchange
+        self._request = request
+        self._model = model
+        self._call_for = call_for
+        self._renderer_for = renderer_for
+        self._streamed = streamed
+        self._begun = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request. Raises OxloError while nothing has been sent."""
+        try:
+            last = await self._run(receive, send)
+        except Cancelled:
+            self._exchange.client_left = True
+            return
+        except Exception as error:
+            if not self._begun:
+                raise
+            last = parts.error_event(_told(error))
+        if self._streamed:
+            await self._write(send, last, more=False)
+        else:
+            await _send_whole(send, last)
+
+    async def _run(self, receive: Receive, send: Send) -> bytes:
+        """Everything but the last bytes, which are returned."""
+        exchange, state = self._exchange, self._state
+        caller = exchange.caller
+        assert caller is not None
+        opened = state.inference.open(self._call_for, model=self._model, caller=caller, request=self._request)
+        async with opened as run:
+            exchange.entry, exchange.model = run.entry, run.model.id
+            exchange.warnings += run.warnings
+            renderer = self._renderer_for(run.model)
+            pace = Pace(state.metrics, exchange, run.model.id)
+            silence = state.settings.heartbeat_seconds if self._streamed else None
+            async with Feed(run, receive, pace.see, silence) as feed:
+                async for events in feed:
+                    data = b"".join(map(renderer.add, events))
+                    if events and isinstance(events[-1], Done):
+                        return data
+                    if self._streamed and (data or not events):
+                        await self._write(send, data or _HEARTBEAT, more=True)
+        raise ServerError("The answer ended without being complete.")
+
+    async def _write(self, send: Send, data: bytes, *, more: bool) -> None:
+        if not self._begun:
+            self._begun = True
+            await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+        await send({"type": "http.response.body", "body": data, "more_body": more})
+
+
+def facts_of(request: Request, metadata: Mapping[str, str] | None) -> RequestFacts:
+    """What the ledger's row says of a request besides its caller. Raises BadRequest for an odd `x-oxlo-chain`."""
+    exchange = exchange_of(request)
+    chain = request.headers.get("x-oxlo-chain")
+    if chain is not None and not SANE_ID.fullmatch(chain):
+        raise BadRequest(
+            "The header x-oxlo-chain takes 1 to 128 letters, digits, dots, dashes and underscores."
+        )
+    return RequestFacts(
+        request_id=exchange.request_id,
+        endpoint=exchange.endpoint,
+        chain_id=chain,
+        metadata=metadata,
+        units=1,
+    )
+
+
+async def _send_whole(send: Send, body: bytes) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _told(error: Exception) -> OxloError:
+    """What the client is told of a failure; one that is not ours to explain is logged."""
+    if isinstance(error, OxloError):
+        return error
+    log.exception("a stream failed", exc_info=error)
+    return ServerError("The server failed while it answered; its log says why.")
