@@ -144,9 +144,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.config.parent / "models.toml"
 
     @property
-    def content_dirs(self) -> tuple[Path, ...]:
-        """Folders that may hold what users sent or got: `oxlo purge` empties them, and nothing else of ours may."""
-        return (self.home / "outputs", self.home / "uploads", self.home / "replays")
+    def chat_history(self) -> Path:
+        """The questions of `oxlo chat --history`."""
+        return self.home / "chat_history"
+
+    @property
+    def content_paths(self) -> tuple[Path, ...]:
+        """What may hold the words of users: `oxlo purge` removes these, and nothing else of ours may hold any."""
+        return (self.home / "outputs", self.home / "uploads", self.home / "replays", self.chat_history)
 
     def make_home(self) -> None:
         """Create the data folder, for this user's eyes only.

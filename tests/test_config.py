@@ -123,7 +123,7 @@ def test_the_home_is_private_and_paths_lie_in_it(file: Path, tmp_path: Path) -> 
     settings.make_home()
     assert settings.home.stat().st_mode & 0o777 == 0o700
     assert settings.locks_dir.is_dir() and settings.manifests_dir.is_dir()
-    for path in (settings.ledger_path, settings.serve_file, *settings.content_dirs):
+    for path in (settings.ledger_path, settings.serve_file, *settings.content_paths):
         assert path.parent == settings.home
     assert settings.user_models_toml == file.parent / "models.toml"
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from oxlo_local import __version__
-from oxlo_local.cli.serve import serve
+from oxlo_local.cli import bench, chat, doctor, ps, serve
 from oxlo_local.errors import OxloError
 
 app = typer.Typer(
@@ -39,7 +39,14 @@ def _root(
     pass
 
 
-app.command(rich_help_panel="Serving")(serve)
+SERVING, UPKEEP = "Serving", "Upkeep"
+app.command(rich_help_panel=SERVING)(serve.serve)
+app.command(rich_help_panel=SERVING)(ps.ps)
+app.command(rich_help_panel=SERVING)(chat.chat)
+app.command(rich_help_panel=SERVING)(bench.bench)
+app.command(rich_help_panel=UPKEEP)(doctor.doctor)
+app.command(rich_help_panel=UPKEEP)(doctor.purge)
+app.command(rich_help_panel=UPKEEP)(doctor.version)
 
 
 def main() -> None:

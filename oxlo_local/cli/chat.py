@@ -60,7 +60,7 @@ def chat(
             terminal.pick_model(client, model), system, Options(temperature, max_tokens, seed)
         )
         if question is None:
-            session = terminal.prompt_session(settings.home / "chat_history" if history else None)
+            session = terminal.prompt_session(settings.chat_history if history else None)
             terminal.Terminal(client, transcript, session).run()
         elif not terminal.ask_once(client, transcript.body(question), as_json=as_json):
             raise typer.Exit(1)

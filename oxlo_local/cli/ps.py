@@ -1,0 +1,92 @@
+"""`oxlo ps`: the workers of a running server, one line each."""
+
+import sys
+from typing import Annotated
+
+import msgspec
+import typer
+from msgspec import Struct
+from rich.console import Console
+from rich.table import Table
+
+from oxlo_local.calls import Gauges, ModelFacts
+from oxlo_local.config import load
+
+TABLE_WIDTH = 132  # where stdout is no terminal
+
+
+class Worker(Struct, frozen=True):
+    """A worker as of its last pong; memory in bytes."""
+
+    model: str
+    state: str
+    pid: int | None
+    facts: ModelFacts | None
+    gauges: Gauges
+    rss_bytes: int
+    restarts: int
+    last_error: str
+    loaded: float
+    waiting: int
+    running: int
+
+
+class _Workers(Struct, frozen=True):
+    workers: list[Worker]
+
+
+def ps(
+    url: Annotated[str | None, typer.Option(help="Ask this server instead of the one running here.")] = None,
+    key: Annotated[
+        str | None, typer.Option(envvar="OXLO_API_KEY", help="An admin's API key.", show_envvar=True)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything that is known, as JSON.")] = False,
+) -> None:
+    """Show the running models: state, process, memory, requests, KV cache.
+
+    Example: oxlo ps --json
+    """
+    from oxlo_local.client import Client, locate
+    from oxlo_local.errors import ServerError
+
+    address = locate(load().serve_file, url=url, key=key)
+    with Client(address) as client:
+        answer = client.get("/admin/workers")
+    try:
+        workers = msgspec.json.decode(answer, type=_Workers).workers
+    except msgspec.DecodeError as error:
+        raise ServerError(f"{address.url} is another version of oxlo: {error}") from error
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(workers), indent=2).decode())
+        return
+    console = Console() if sys.stdout.isatty() else Console(width=TABLE_WIDTH)
+    console.print(table(workers))
+    for worker in workers:
+        if worker.last_error:
+            console.print(f"{worker.model}: {worker.last_error}", markup=False, highlight=False)
+
+
+def table(workers: list[Worker]) -> Table:
+    """One line a worker."""
+    drawn = Table(box=None, pad_edge=False)
+    for head in ("model", "state", "device"):
+        drawn.add_column(head, no_wrap=True)
+    for head in ("pid", "memory", "running", "waiting", "context", "KV used", "tokens out", "restarts"):
+        drawn.add_column(head, justify="right", no_wrap=True)
+    for worker in workers:
+        facts, gauges = worker.facts, worker.gauges
+        state = f"{worker.state} {worker.loaded:.0%}" if worker.state == "starting" else worker.state
+        drawn.add_row(
+            worker.model,
+            state,
+            facts.device if facts else "-",
+            str(worker.pid or "-"),
+            f"{worker.rss_bytes / 1e6:,.0f} MB" if worker.rss_bytes else "-",
+            f"{worker.running}/{facts.parallel}" if facts else str(worker.running),
+            str(worker.waiting),
+            f"{facts.context_length:,}" if facts else "-",
+            f"{gauges.kv_used / gauges.kv_total:.0%}" if gauges.kv_total else "-",
+            f"{gauges.generated_tokens:,}",
+            str(worker.restarts),
+        )
+    return drawn
