@@ -143,6 +143,7 @@ def check(architecture: Architecture, shape: Shape) -> None:
 
 
 def write_sizes(writer: gguf.GGUFWriter, architecture: Architecture, shape: Shape) -> None:
+    """The keys that libllama reads the sizes from; a jamba layer without KV heads is a recurrent one."""
     writer.add_name(f"random {architecture} d{shape.d} x {shape.layers}")
     writer.add_context_length(shape.context)
     writer.add_embedding_length(shape.d)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import gguf
 import llama_cpp
 import numpy as np
 import pytest
@@ -211,8 +212,6 @@ def test_a_shape_that_cannot_be_is_refused(tmp_path: Path, shape: Shape, word: s
 
 
 def test_a_file_without_vocabulary_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import gguf
-
     bare = tmp_path / "bare.gguf"
     writer = gguf.GGUFWriter(bare, "llama")
     writer.write_header_to_file()
