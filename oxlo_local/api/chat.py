@@ -25,6 +25,8 @@ async def create(state: State, request: Request) -> TextAnswer:
         facts_of(request, asked.metadata),
         model=asked.model,
         call_for=lambda model: chat.to_call(asked, model.sampling, id),
-        renderer_for=lambda model: chat.renderer(asked, parts.new_head(id, model.id, __version__)),
+        renderer_for=lambda model: chat.renderer(
+            asked, parts.head_of(id, exchange.created, model.id, __version__)
+        ),
         streamed=bool(asked.stream),
     )

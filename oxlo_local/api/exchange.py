@@ -41,6 +41,7 @@ class Exchange:
 
     request_id: str
     started: float = field(default_factory=time.perf_counter)
+    created: int = field(default_factory=lambda: int(time.time()))
     endpoint: str = "other"  # path of the route, never the path that was asked for
     caller: Caller | None = None
     model: str = ""  # id that runs

@@ -206,6 +206,11 @@ class TextAnswer:
                         await self._write(send, data or _HEARTBEAT, more=True)
         raise ServerError("The answer ended without being complete.")
 
+    def _call(self, model: Model) -> TextCall:
+        if model.kind != "chat":
+            raise BadRequest(f"{model.id} is a model for {model.kind}; it writes no text.", param="model")
+        return self._call_for(model)
+
     async def _write(self, send: Send, data: bytes, *, more: bool) -> None:
         if not self._begun:
             self._begun = True

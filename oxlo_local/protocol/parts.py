@@ -6,7 +6,6 @@ a known one (`unknown_names`). No I/O here.
 """
 
 import json
-import time
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from hashlib import sha256
@@ -301,10 +300,10 @@ def new_id(prefix: str) -> str:
     return f"{prefix}-{uuid4().hex}"
 
 
-def new_head(id: str, model: str, version: str) -> Head:
-    """A head with the time of now, and a fingerprint that changes with the model and the program only."""
+def head_of(id: str, created: int, model: str, version: str) -> Head:
+    """A head whose fingerprint changes with the model and the program's version only."""
     digest = sha256(f"{model}\0{version}".encode()).hexdigest()
-    return Head(id=id, created=int(time.time()), model=model, fingerprint=f"fp_{digest[:10]}")
+    return Head(id=id, created=created, model=model, fingerprint=f"fp_{digest[:10]}")
 
 
 def usage_object(usage: Usage) -> dict[str, object]:
