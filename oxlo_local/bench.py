@@ -49,8 +49,8 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     model: str
     context: int | None = None  # tokens; None = the server did not say
-    clients: list[int] = [1, 8, 16, 32]
-    groups: list[str] = ["clients", "shared", "mixed"]
+    clients: tuple[int, ...] = (1, 8, 16, 32)
+    groups: tuple[str, ...] = ("clients", "shared", "mixed")
     requests: int = 16  # a load and round; at least one a client
     prompt_tokens: int = 108
     max_tokens: int = 64

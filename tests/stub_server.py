@@ -3,6 +3,7 @@ misbehave. What a request said, and whether its client left, can be asked afterw
 """
 
 import json
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -163,3 +164,10 @@ def models(*ids: str) -> Reply:
         for name in ids
     ]
     return Reply([json.dumps({"object": "list", "data": items}).encode()])
+
+
+def free_port() -> int:
+    """A port of loopback where nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])

@@ -1,8 +1,6 @@
 """The client: where it finds a server, how it reads a stream, and that every failure comes back as an error of ours."""
 
-import asyncio
 import json
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +14,6 @@ from oxlo_local.client import (
     Client,
     EventDecoder,
     Turn,
-    encode_chat,
     error_from,
     locate,
     parse_url,
@@ -32,7 +29,6 @@ from oxlo_local.errors import (
     WorkerLost,
     every_error,
 )
-from oxlo_local.stream_connection import StreamConnection
 from tests.conftest import RunningServer
 from tests.stub_server import (
     CHAT,
@@ -42,6 +38,7 @@ from tests.stub_server import (
     Stub,
     answer,
     event,
+    free_port,
     models,
     piece,
     refusal,
@@ -228,12 +225,6 @@ def test_leaving_early_is_seen_by_the_server(stub: Stub) -> None:
         assert endless.left.wait(5)
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
 def test_nobody_there_names_the_address() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with Client(Address(url)) as client, pytest.raises(Unavailable, match=url):
@@ -262,64 +253,7 @@ def test_an_answer_of_another_form_is_an_error(stub: Stub) -> None:
         client.models()
 
 
-# -- asynchronous -----------------------------------------------------------------------------------------------
-
-
-async def streamed(connection: StreamConnection) -> str:
-    texts: list[str] = []
-    await connection.chat(encode_chat(BODY), lambda chunk: texts.append(chunk.text))
-    return "".join(texts)
-
-
-async def test_one_connection_carries_many_chats(stub: Stub) -> None:
-    stub.replies[CHAT] = [answer("Hel", "lo"), answer("again")]
-    connection = StreamConnection(Address(stub.address.url, "sk-2"))
-    assert [await streamed(connection), await streamed(connection)] == ["Hello", "again"]
-    connection.close()
-    assert len({seen.port for seen in stub.seen}) == 1
-    assert stub.seen[0].headers["authorization"] == "Bearer sk-2"
-    assert stub.seen[0].body == encode_chat(BODY)
-
-
-async def test_a_refused_chat_leaves_the_connection_usable(stub: Stub) -> None:
-    stub.replies[CHAT] = [refusal(404, "model_not_found", "no such model"), answer("yes")]
-    connection = StreamConnection(stub.address)
-    with pytest.raises(ModelNotFound, match="no such model"):
-        await streamed(connection)
-    assert await streamed(connection) == "yes"
-    connection.close()
-
-
-async def test_an_answer_that_breaks_off_is_an_error_and_the_next_one_is_not(stub: Stub) -> None:
-    stub.replies[CHAT] = [Reply([piece("Hel")], cut=True), Reply([piece("Hel")]), answer("yes")]
-    connection = StreamConnection(stub.address)
-    with pytest.raises(ServerError, match="mid-answer"):
-        await streamed(connection)
-    with pytest.raises(ServerError, match="without saying why"):
-        await streamed(connection)
-    assert await streamed(connection) == "yes"
-    connection.close()
-
-
-async def test_a_cancelled_chat_is_seen_by_the_server(stub: Stub) -> None:
-    endless = Reply([piece("la")], endless=True)
-    stub.replies[CHAT] = [endless]
-    connection = StreamConnection(stub.address)
-    begun = asyncio.Event()
-    task = asyncio.create_task(connection.chat(encode_chat(BODY), lambda _: begun.set()))
-    await begun.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert await asyncio.to_thread(endless.left.wait, 5)
-
-
-async def test_nobody_there_is_unavailable() -> None:
-    with pytest.raises(Unavailable, match="oxlo serve"):
-        await streamed(StreamConnection(Address(f"http://127.0.0.1:{free_port()}")))
-
-
-# -- a real server ----------------------------------------------------------------------------------------------
+# -- a real server ---------------------------------------------------------------------------------------------
 
 
 def test_a_real_server_is_found_and_answers(server: RunningServer) -> None:
@@ -347,17 +281,3 @@ def test_a_real_server_names_an_unknown_model(server: RunningServer) -> None:
         client.chat(body),
     ):
         raise AssertionError("no stream")
-
-
-async def test_a_real_server_speaks_the_same_to_the_lean_connection(server: RunningServer) -> None:
-    body = ChatBody(
-        model=server.model, messages=[Turn("user", "Hello")], max_completion_tokens=8, temperature=0
-    )
-    address = locate(server.home / "serve.json")
-    lean: list[str] = []
-    connection = StreamConnection(address)
-    head = await connection.chat(encode_chat(body), lambda chunk: lean.append(chunk.text))
-    connection.close()
-    with Client(address) as client, client.chat(body) as stream:
-        assert "".join(chunk.text for chunk in stream) == "".join(lean)
-    assert head.entry and head.entry != stream.head.entry

@@ -41,9 +41,7 @@ def bench(
     Example: oxlo bench http://127.0.0.1:8000 --clients 1,16 --max-tokens 32 --rounds 5
     """
     numbers = _numbers(clients)
-    groups = [part.strip() for part in loads.split(",") if part.strip()]
-    if not groups or not set(groups) <= set(GROUPS):
-        raise typer.BadParameter(f"--loads takes a list of {', '.join(GROUPS)}")
+    groups = _groups(loads)
 
     from oxlo_local import bench as generator
     from oxlo_local.cli import figures, terminal
@@ -51,8 +49,7 @@ def bench(
 
     address = locate(load().serve_file, url=url, key=key)
     with Client(address) as client:
-        name = terminal.pick_model(client, model)
-        item = client.model(name)
+        item = terminal.pick_model(client, model)
     plan = generator.Plan(
         model=item.id,
         context=item.context_length,
@@ -76,11 +73,18 @@ def bench(
         raise typer.Exit(1)
 
 
-def _numbers(text: str) -> list[int]:
+def _groups(text: str) -> tuple[str, ...]:
+    groups = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not groups or not set(groups) <= set(GROUPS):
+        raise typer.BadParameter(f"--loads takes a list of {', '.join(GROUPS)}, not {text!r}")
+    return groups
+
+
+def _numbers(text: str) -> tuple[int, ...]:
     try:
-        numbers = [int(part) for part in text.split(",") if part.strip()]
+        numbers = tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
-        numbers = []
+        numbers = ()
     if not numbers or min(numbers) < 1:
         raise typer.BadParameter(f"--clients takes numbers such as 1,8,16, not {text!r}")
     return numbers

@@ -56,9 +56,8 @@ def chat(
 
     settings = load()
     with connected(settings, model, url=url, key=key) as client:
-        transcript = Transcript(
-            terminal.pick_model(client, model), system, Options(temperature, max_tokens, seed)
-        )
+        name = terminal.pick_model(client, model).id
+        transcript = Transcript(name, system, Options(temperature, max_tokens, seed))
         if question is None:
             session = terminal.prompt_session(settings.chat_history if history else None)
             terminal.Terminal(client, transcript, session).run()

@@ -62,8 +62,8 @@ def ask(client: Client, body: ChatBody, show: Callable[[str], None]) -> Answer:
     return Answer("".join(pieces), head, model, reason, usage, first, time.perf_counter() - began, stopped)
 
 
-def pick_model(client: Client, wanted: str | None) -> str:
-    """The id to chat with: the one asked for (id, alias, or local file), else the first chat model that is ready.
+def pick_model(client: Client, wanted: str | None) -> ModelItem:
+    """The model to chat with: the one asked for (id, alias, or local file), else the first chat model that is ready.
 
     Raises ModelNotFound, which names the nearest, or BadRequest when the model is of another kind or there is none.
     """
@@ -72,11 +72,11 @@ def pick_model(client: Client, wanted: str | None) -> str:
         item = client.model(path.stem if path.is_file() else wanted)
         if item.kind != "chat":
             raise BadRequest(f"{item.id} is a model for {item.kind}, not for chat")
-        return item.id
+        return item
     chat = [item for item in client.models() if item.kind == "chat"]
     if not chat:
         raise BadRequest("the server has no chat model; `oxlo serve` brings oxlo-demo with it")
-    return next((item for item in chat if item.status == "ready"), chat[0]).id
+    return next((item for item in chat if item.status == "ready"), chat[0])
 
 
 def ask_once(client: Client, body: ChatBody, *, as_json: bool) -> bool:
@@ -204,7 +204,7 @@ class Terminal:
 
     def _model(self, name: str) -> None:
         if name:
-            self._transcript.model = pick_model(self._client, name)
+            self._transcript.model = pick_model(self._client, name).id
             self._note(f"now talking to {self._transcript.model}")
             return
         for item in self._client.models():
