@@ -9,7 +9,7 @@ from msgspec import json
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
-ROOT = "oxlo"
+ROOT = "oxlo_local"  # every room logs under its own module name
 LINE = "%(asctime)s %(levelname).1s %(name)s [%(request_id)s] %(message)s"
 WORKER_LINE = "%(levelname).1s %(name)s: %(message)s"
 
@@ -43,11 +43,11 @@ def start(level: str = "info", style: str = "text") -> None:
     stream = logging.StreamHandler(sys.stderr)
     stream.addFilter(_Stamp())
     stream.setFormatter(_Json() if style == "json" else logging.Formatter(LINE))
-    for name in (ROOT, "uvicorn"):
+    for name in (ROOT, "oxlo", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers = [stream]
         logger.propagate = False
-    logging.getLogger(ROOT).setLevel(level.upper())
+        logger.setLevel(level.upper())
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
@@ -64,8 +64,3 @@ def start_worker() -> None:
 def last_words() -> None:
     """Write the exception that is ending this worker, with its trace."""
     logging.getLogger(f"{ROOT}.worker").exception("the worker cannot go on")
-
-
-def logger(room: str) -> logging.Logger:
-    """The logger of a room: `logger("workers")` is `oxlo.workers`."""
-    return logging.getLogger(f"{ROOT}.{room}")

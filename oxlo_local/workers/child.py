@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import signal
 import sys
 import time
@@ -10,7 +11,6 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from oxlo_local import log
 from oxlo_local.calls import Down, Gauges, ModelFacts, Ping, Pong, Stop, Up, decode_up
 from oxlo_local.workers.pipe import Frames, Garbled, pack
 from oxlo_local.workers.router import Pulse
@@ -21,7 +21,7 @@ LAST_LINES = 20  # of its stderr, kept as the engine's own words
 LINE_MAX = 500  # characters
 BOOT_SECONDS = 60.0  # until its first frame: an interpreter's start on a slow disk, no more
 
-logger = log.logger("workers")
+logger = logging.getLogger(__name__)
 
 
 class Child:

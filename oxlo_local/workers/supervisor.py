@@ -7,12 +7,12 @@ a hung step, a frozen process, noise on the pipe) takes the same way out, so the
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from oxlo_local import log
 from oxlo_local.calls import (
     Call,
     Cancel,
@@ -44,7 +44,7 @@ SILENT_PINGS = 15  # unanswered ones that make a process count as frozen
 STOP_SECONDS = 5.0  # to free the model before it is killed
 WARM_UP_TOKENS = 4
 
-logger = log.logger("workers")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -276,7 +277,7 @@ async def test_two_models_and_two_fleets_do_not_meet(fleet_of: MakeFleet) -> Non
     assert len({one.pid for fleet in fleets for one in fleet.status()}) == 4
 
 
-async def test_a_child_leaves_when_its_parent_is_killed(fleet_of: MakeFleet) -> None:
+async def test_a_child_leaves_when_its_parent_is_killed(home: Path) -> None:
     """The grandchild's stdin and its parent-death signal are the only tie: nobody is left to kill it."""
     script = (
         "import asyncio, sys\n"
@@ -285,7 +286,7 @@ async def test_a_child_leaves_when_its_parent_is_killed(fleet_of: MakeFleet) -> 
         "from oxlo_local.workers.supervisor import Fleet, WorkerSpec\n"
         "async def main():\n"
         "    fleet = Fleet(config.load({'home': sys.argv[1]}, {}))\n"
-        "    await fleet.start([WorkerSpec('echo', 'echo', '', EchoOptions(load_seconds=60))])\n"
+        "    await fleet.start([WorkerSpec('echo', 'echo', '', EchoOptions(load_seconds=5))])\n"
         "    while not any(one.loaded for one in fleet.status()):\n"
         "        await asyncio.sleep(0.01)\n"
         "    print(fleet.status()[0].pid, flush=True)\n"
@@ -293,7 +294,7 @@ async def test_a_child_leaves_when_its_parent_is_killed(fleet_of: MakeFleet) -> 
         "asyncio.run(main())\n"
     )
     parent = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", script, "/tmp", stdout=asyncio.subprocess.PIPE
+        sys.executable, "-c", script, str(home), stdout=asyncio.subprocess.PIPE
     )
     assert parent.stdout is not None
     child = int(await parent.stdout.readline())

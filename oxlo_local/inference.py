@@ -1,0 +1,193 @@
+"""THE PATH of every metered request: resolve the name, reserve its row, route the call, stream its events, settle.
+
+Nobody else does this: HTTP, batches and the commands that run an engine all come through `Inference.open`. Whatever
+refuses a request before its row is written (unknown model, bad value, full queue) leaves no row; from then on leaving
+the context closes the row exactly once, by one rule (`closing`):
+
+    complete                         settled      the answer was delivered, or nobody stayed to take its end
+    client gone, output had come     settled      the work was done for it; output counts when it reaches the parent
+    client gone before any output    refunded     cancelled
+    any failure of ours, at any time refunded     the code of the error
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from oxlo_local.calls import Call, Done, Event, Failed, Usage
+from oxlo_local.catalogue import Catalogue, Model
+from oxlo_local.errors import Cancelled, OxloError, ServerError, from_code
+from oxlo_local.keys import Role
+from oxlo_local.ledger import AddressClass, Ask, Entry, Ledger, Outcome
+from oxlo_local.workers.stream import Stream
+from oxlo_local.workers.supervisor import Fleet
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: the id of the key ("local" without one), what it may do, and where it calls from."""
+
+    key_id: str
+    role: Role
+    address_class: AddressClass
+
+
+@dataclass(frozen=True)
+class RequestFacts:
+    """What the row says about the request besides its work. `units` are what the price is multiplied by."""
+
+    request_id: str
+    endpoint: str
+    chain_id: str | None = None
+    metadata: Mapping[str, str] | None = None
+    units: int = 1
+
+
+class Run:
+    """A call under way: an async iterator of its events up to `Done`; a failure is raised as an `OxloError`."""
+
+    def __init__(self, entry: Entry, model: Model, warnings: list[str], stream: Stream) -> None:
+        self.entry = entry
+        self.model = (
+            model  # the one that runs, which a fallback may have put in the place of the one asked for
+        )
+        self.warnings = warnings
+        self._stream = stream
+
+    def __aiter__(self) -> "Run":
+        return self
+
+    async def __anext__(self) -> Event:
+        event = await anext(self._stream)
+        if isinstance(event, Failed):
+            raise from_code(event.code, event.message, param=event.param)
+        return event
+
+
+class Closing(NamedTuple):
+    """How a row is closed. `code` is the row's error code, and the reason of a refund."""
+
+    status: Literal["settled", "refunded"]
+    code: str | None
+
+
+@dataclass
+class _Times:
+    """Moments of a request, on the clock of the streams."""
+
+    opened: float = field(default_factory=time.monotonic)
+
+    def outcome(self, stream: Stream, code: str | None) -> Outcome:
+        """What is known of the call now."""
+        usage = stream.terminal.usage if stream.terminal is not None else Usage()
+        return Outcome(
+            prompt_tokens=max(usage.prompt_tokens, stream.prompt_tokens),
+            cached_tokens=max(usage.cached_tokens, stream.cached_tokens),
+            completion_tokens=max(usage.completion_tokens, stream.completion_tokens),
+            reasoning_tokens=usage.reasoning_tokens,
+            queue_ms=self._since_opened(stream.started_at),
+            first_output_ms=self._since_opened(stream.first_output_at),
+            total_ms=self._since_opened(time.monotonic()),
+            error_code=code,
+        )
+
+    def _since_opened(self, moment: float | None) -> float | None:
+        return None if moment is None else round((moment - self.opened) * 1000, 3)
+
+
+class Inference:
+    """The one way to a metered answer."""
+
+    def __init__(self, catalogue: Catalogue, ledger: Ledger, fleet: Fleet) -> None:
+        self._catalogue = catalogue
+        self._ledger = ledger
+        self._fleet = fleet
+        self._price_version = price_version(catalogue)
+        self._open = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    @asynccontextmanager
+    async def open(
+        self, call_for: Callable[[Model], Call], *, model: str, caller: Caller, request: RequestFacts
+    ) -> AsyncIterator[Run]:
+        """Run a call for the model that answers to `model`; leaving the context closes its row.
+
+        `call_for` makes the call once the model is known, whose sampling defaults it may need. Raises before the row
+        is written: ModelNotFound, what `call_for` raises, ModelNotLoaded, QueueFull, ShuttingDown, LedgerUnavailable.
+        """
+        times = _Times()
+        resolved = self._catalogue.resolve(model)
+        call = call_for(resolved.model)
+        ask = Ask(
+            key_id=caller.key_id,
+            endpoint=request.endpoint,
+            model=resolved.model.id,
+            units=request.units,
+            unit_price_micros=resolved.model.price_micros,
+            price_version=self._price_version,
+            request_id=request.request_id,
+            chain_id=request.chain_id,
+            metadata=request.metadata,
+            address_class=caller.address_class,
+        )
+        with self._fleet.admit(resolved.model.id) as place:
+            entry = await self._ledger.reserve(ask)
+            # One name from the log through the pipe to the row, and unique whatever the protocol chose.
+            stream = place.submit(msgspec.structs.replace(call, id=entry.id))
+        warnings = [resolved.warning] if resolved.warning else []
+        self._open += 1
+        self._quiet.clear()
+        error: BaseException | None = None
+        try:
+            yield Run(entry, resolved.model, warnings, stream)
+        except BaseException as left_by:
+            error = left_by
+            raise
+        finally:
+            try:
+                await self._close(entry, stream, times, error)
+            finally:
+                self._open -= 1
+                if self._open == 0:
+                    self._quiet.set()
+
+    async def _close(self, entry: Entry, stream: Stream, times: _Times, error: BaseException | None) -> None:
+        end = closing(stream, error)
+        outcome = times.outcome(stream, end.code)
+        stream.cancel()  # before the row is written, which may take its time: the slot is free for others
+        if end.status == "settled":
+            await self._ledger.settle(entry, outcome)
+        else:
+            await self._ledger.refund(entry, end.code or ServerError.code, outcome)
+
+    async def quiet(self) -> None:
+        """Wait until no run is open: every row of this room has been closed."""
+        await self._quiet.wait()
+
+
+def closing(stream: Stream, error: BaseException | None) -> Closing:
+    """How the row of a call is closed when its context is left with `error`. Pure.
+
+    A failure that nobody has read yet counts as well: the client left something that was broken already.
+    """
+    terminal = stream.terminal
+    if isinstance(terminal, Failed):
+        return Closing("refunded", terminal.code)
+    if isinstance(error, Exception) and not isinstance(error, (Cancelled, ConnectionError)):
+        return Closing("refunded", error.code if isinstance(error, OxloError) else ServerError.code)
+    if isinstance(terminal, Done):
+        return Closing("settled", None)
+    return Closing("settled" if stream.first_output_at is not None else "refunded", Cancelled.code)
+
+
+def price_version(catalogue: Catalogue) -> str:
+    """A name for the price list in force: the same prices have the same name in every row and on every machine."""
+    prices = sorted((model.id, model.price_micros) for model in catalogue.models.values())
+    return hashlib.sha256(msgspec.json.encode(prices)).hexdigest()[:12]
