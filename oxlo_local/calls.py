@@ -161,7 +161,7 @@ class TextOptions(Struct, frozen=True, omit_defaults=True, tag="text"):
     threads: int | None = None
     gpu_layers: int | None = None  # -1 = all
     kv_layout: Literal["streams", "unified"] | None = None
-    kv_type: Literal["f16", "q8_0"] | None = None
+    kv_type: Literal["f32", "f16", "q8_0"] | None = None
     flash_attention: bool | None = None
     backend_sampling: bool | None = None
     chat_template: str | None = None  # jinja text, instead of the file's own

@@ -7,10 +7,10 @@ A step, in order:
 3. plan which tokens to compute now (`batcher.plan`), and compute them (`Llama.decode`);
 4. draw a token for every sequence whose newest row is there, turn it into text, finish what is complete.
 
-What can go wrong, and whom it costs: no room in the cache (unified layout only) costs the idle cache used longest ago,
-then the youngest sequence, which is put back and computed again later; a decode that fails is repeated in halves until
-the sequence that breaks it stands alone, and only that one's request fails. One thread owns all of this; prompts of more
-than `INLINE` characters are rendered and tokenised on a second one, since a megabyte takes longer than a step.
+What can go wrong, and whom it costs: no room in the cache (unified layout only) costs the idle cache used longest
+ago, then the youngest sequence, which is put back and computed again later; a decode that fails is repeated in halves
+until the sequence that breaks it stands alone, and only that one's request fails. One thread owns all of this; prompts
+of more than `INLINE` characters are rendered and tokenised on a second one, since a megabyte takes longer than a step.
 """
 
 import sys
@@ -45,6 +45,7 @@ from oxlo_local.engines.text.sequence import Request, Sequence
 from oxlo_local.errors import OxloError, ServerError
 
 INLINE = 16_384  # characters of prompt that are read within the step, about a millisecond
+AHEAD = 32  # cells of a unified cache that each running sequence should find free for its next tokens
 
 
 @dataclass(slots=True)
@@ -118,7 +119,9 @@ class TextEngine:
         for id in [id for id, (_, future) in self._reading.items() if future.done()]:
             self._enter(*self._reading.pop(id))
         self._admit()
-        pieces = plan(self._works(), batch=self._llama.options.batch or 1, chunk=self._llama.options.chunk or 1)
+        pieces = plan(
+            self._works(), batch=self._llama.options.batch or 1, chunk=self._llama.options.chunk or 1
+        )
         if pieces:
             self._compute(pieces)
             self._totals.steps += 1
@@ -191,7 +194,7 @@ class TextEngine:
             if idle == 0:
                 return
             where = self._where(sequence)
-            if where is None:
+            if where is None or not self._has_room(sequence):
                 return
             if isinstance(where, Follow):
                 sequence.follow, sequence.leader = where, self._running[where.leader]
@@ -209,6 +212,17 @@ class TextEngine:
                 return follow
             sequence.follow = sequence.leader = None
         return place(sequence.tokens, self._slots, self._holds, reuse=not sequence.scores_prompt)
+
+    def _has_room(self, sequence: Sequence) -> bool:
+        """Whether the shared cells of a unified cache can take the sequence beside the running ones.
+
+        Prefixes shared between them count twice, so this errs towards waiting; a preempted sequence that came back too
+        early would only be preempted again.
+        """
+        if not self._llama.unified or not self._running:
+            return True
+        known = sum(len(running.tokens) + AHEAD for running in self._running.values())
+        return known + len(sequence.tokens) + AHEAD <= self._llama.context_length
 
     def _holds(self, slot: Slot, keep: int) -> bool:
         return self._llama.holds(slot.index, len(slot.tokens), keep)
@@ -233,7 +247,11 @@ class TextEngine:
             prompt = sequence.tokens[: sequence.prompt_length]
             call = request.call
             sequence.sampler = Sampler(
-                self._llama, call.sampling, choice=sequence.choice, prompt=prompt, logits=call.logprobs is not None
+                self._llama,
+                call.sampling,
+                choice=sequence.choice,
+                prompt=prompt,
+                logits=call.logprobs is not None,
             )
             if sequence.choice % call.n == 0:
                 request.cached_tokens += keep
@@ -318,7 +336,9 @@ class TextEngine:
                 slot.tokens = []
         if len(pieces) == 1:
             sequence = self._running[pieces[0].slot]
-            self._fail(sequence.request.call.id, ServerError.code, f"this request could not be computed: {error}")
+            self._fail(
+                sequence.request.call.id, ServerError.code, f"this request could not be computed: {error}"
+            )
             return
         middle = len(pieces) // 2
         for half in (pieces[:middle], pieces[middle:]):

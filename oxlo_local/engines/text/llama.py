@@ -30,7 +30,7 @@ from oxlo_local.engines.text.batcher import Piece
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 
-KV_TYPES = {"f16": 1, "q8_0": 8}  # ggml_type numbers
+KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}  # ggml_type numbers
 FLASH_ATTENTION = {None: -1, False: 0, True: 1}
 ERROR_LEVEL = 4  # ggml_log_level; 3 = warning
 DECODE_NO_ROOM = 1
@@ -102,16 +102,14 @@ class Llama:
         gpu_layers = options.gpu_layers if options.gpu_layers is not None else (-1 if gpu else 0)
         self._model = self._load_model(path, gpu_layers, progress)
         self.vocab = C.llama_model_get_vocab(self._model)
-        self.n_vocab: int = C.llama_vocab_n_tokens(self.vocab)
+        self.n_vocab = int(C.llama_vocab_n_tokens(self.vocab))
         if not C.llama_model_has_decoder(self._model):
             raise LoadError(f"{path.name} has no decoder: it cannot generate text")
-        self.recurrent: bool = bool(
-            C.llama_model_is_recurrent(self._model) or C.llama_model_is_hybrid(self._model)
-        )
-        self.n_swa: int = C.llama_model_n_swa(self._model)
+        self.recurrent = bool(C.llama_model_is_recurrent(self._model) or C.llama_model_is_hybrid(self._model))
+        self.n_swa = int(C.llama_model_n_swa(self._model))
         self.options = self._resolve(options, gpu and gpu_layers != 0, gpu_layers)
         self._ctx = self._new_context()
-        self.context_length = min(self._wanted_ctx, C.llama_n_ctx_seq(self._ctx))
+        self.context_length = min(self._wanted_ctx, int(C.llama_n_ctx_seq(self._ctx)))
         self._memory = C.llama_get_memory(self._ctx)
         self.device = "gpu" if gpu and gpu_layers != 0 else "cpu"
         self._batch = _Batch(self.options.batch or 512, self.options.parallel or 1)
@@ -289,7 +287,7 @@ class Llama:
             return False
         if self.n_swa == 0:
             return True
-        oldest = C.llama_memory_seq_pos_min(self._memory, slot)
+        oldest = int(C.llama_memory_seq_pos_min(self._memory, slot))
         return 0 <= oldest <= max(0, keep - self.n_swa)
 
     def computed(self, slot: int) -> int:
@@ -304,11 +302,12 @@ class Llama:
         Returns the rows that have logits, valid until the next decode. Raises CacheFull or DecodeFailed.
         """
         rows = self._batch.fill(pieces, tokens)
+        _log.errors.clear()
         code: int = C.llama_decode(self._ctx, self._batch.struct)
         if code == DECODE_NO_ROOM:
             raise CacheFull
         if code != 0:
-            raise DecodeFailed(f"llama_decode returned {code}: {'; '.join(_log.errors[-2:])}")
+            raise DecodeFailed(f"llama_decode returned {code}: {'; '.join(_log.errors[-3:])}")
         return rows
 
     def logits(self, row: Row) -> F32:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 WORTH_WAITING = 16  # tokens: a follower saves at least this much prefill, else it computes them itself
-WORTH_KEEPING = 0.5  # an idle cache of which this share would survive is taken over rather than copied
+WORTH_KEEPING = 0.9  # an idle cache of which this share survives is taken over rather than copied
 
 
 @dataclass(slots=True)

@@ -93,7 +93,9 @@ class Reader:
     def _infill(self, call: Call, prompt: str, suffix: str) -> Prompt:
         marks = self._llama.infill
         if marks is None:
-            raise UnsupportedValue("this model has no fill-in-the-middle tokens: leave suffix out", param="suffix")
+            raise UnsupportedValue(
+                "this model has no fill-in-the-middle tokens: leave suffix out", param="suffix"
+            )
 
         def plain(text: str) -> list[int]:
             return self._llama.tokenize(text, special=False, add_special=False)
@@ -133,7 +135,9 @@ class Reader:
         if not tokens:
             start = self._llama.bos if self._llama.bos >= 0 else self._llama.eos
             if start < 0:
-                raise BadRequest("the prompt is empty, and this model has no token to begin with", param=param)
+                raise BadRequest(
+                    "the prompt is empty, and this model has no token to begin with", param=param
+                )
             tokens = [start]
         if len(tokens) >= self._llama.context_length:
             raise self._too_long(str(len(tokens)), param)

@@ -10,6 +10,8 @@ presence penalties over the answer alone (OpenAI), hence two penalty samplers.
 """
 
 import secrets
+from collections.abc import Iterator
+from typing import Protocol
 
 import llama_cpp.llama_cpp as C
 import numpy as np
@@ -18,6 +20,15 @@ from oxlo_local.calls import Sampling, TokenLogprob, TopLogprob
 from oxlo_local.engines.text.llama import F32, Llama, Row
 
 SEED_SPACE = 2**32 - 1  # libllama reads the largest value as "draw one"
+MIROSTAT_CANDIDATES = 100  # tokens that version 1 fits its curve to; llama.cpp's own number
+
+
+class Vocabulary(Protocol):
+    """What scoring reads of a model."""
+
+    def token_text(self, token: int) -> str: ...
+
+    def piece(self, token: int) -> bytes: ...
 
 
 class Sampler:
@@ -30,7 +41,7 @@ class Sampler:
         self._chain: object | None = None  # a pointer, owned
         self._attached: int | None = None
         seed = secrets.randbelow(SEED_SPACE) if sampling.seed is None else sampling.seed + choice
-        self.greedy = _plain_greedy(sampling)
+        self.greedy = plain_greedy(sampling)
         if not self.greedy:
             self._chain = _chain(llama, sampling, seed % SEED_SPACE, prompt)
         self._for_backend = (
@@ -69,7 +80,7 @@ class Sampler:
             self._chain = None
 
 
-def _plain_greedy(sampling: Sampling) -> bool:
+def plain_greedy(sampling: Sampling) -> bool:
     """Whether the likeliest raw logit is the answer: no filter can remove it, and nothing moves it."""
     moved = sampling.logit_bias or sampling.frequency_penalty or sampling.presence_penalty
     return sampling.temperature <= 0 and not moved and sampling.repeat_penalty == 1.0
@@ -77,52 +88,65 @@ def _plain_greedy(sampling: Sampling) -> bool:
 
 def _chain(llama: Llama, sampling: Sampling, seed: int, prompt: list[int]) -> object:
     chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
-    vocab = llama.n_vocab
-
-    def add(sampler: object) -> None:
+    for sampler in (
+        *_biases(llama, sampling),
+        *_penalties(llama, sampling, prompt),
+        *(_mirostat(llama, sampling, seed) if sampling.mirostat else _draw(sampling, seed)),
+    ):
         C.llama_sampler_chain_add(chain, sampler)
+    return chain
 
+
+def _biases(llama: Llama, sampling: Sampling) -> Iterator[object]:
     if sampling.logit_bias:
         biases = (C.llama_logit_bias * len(sampling.logit_bias))()
         for i, (token, bias) in enumerate(sampling.logit_bias.items()):
             biases[i].token, biases[i].bias = token, float("-inf") if bias <= -100 else bias
-        add(C.llama_sampler_init_logit_bias(vocab, len(biases), biases))
+        yield C.llama_sampler_init_logit_bias(llama.n_vocab, len(biases), biases)
+
+
+def _penalties(llama: Llama, sampling: Sampling, prompt: list[int]) -> Iterator[object]:
     window = sampling.repeat_last_n if sampling.repeat_last_n >= 0 else llama.context_length
     if sampling.repeat_penalty != 1.0 and window > 0:
-        repeat = C.llama_sampler_init_penalties(vocab, window, sampling.repeat_penalty, 0.0, 0.0)
+        repeat = C.llama_sampler_init_penalties(llama.n_vocab, window, sampling.repeat_penalty, 0.0, 0.0)
         for token in prompt[-window:]:
             C.llama_sampler_accept(repeat, token)
-        add(repeat)
+        yield repeat
     if sampling.frequency_penalty or sampling.presence_penalty:
-        add(
-            C.llama_sampler_init_penalties(
-                vocab, llama.context_length, 1.0, sampling.frequency_penalty, sampling.presence_penalty
-            )
-        )
+        frequency, presence = sampling.frequency_penalty, sampling.presence_penalty
+        yield C.llama_sampler_init_penalties(llama.n_vocab, llama.context_length, 1.0, frequency, presence)
+
+
+def _mirostat(llama: Llama, sampling: Sampling, seed: int) -> Iterator[object]:
+    tau, eta = sampling.mirostat_tau, sampling.mirostat_eta
     if sampling.temperature <= 0:
-        add(C.llama_sampler_init_greedy())
-    elif sampling.mirostat == 1:
-        add(C.llama_sampler_init_temp(sampling.temperature))
-        add(C.llama_sampler_init_mirostat(vocab, seed, sampling.mirostat_tau, sampling.mirostat_eta, 100))
-    elif sampling.mirostat == 2:
-        add(C.llama_sampler_init_temp(sampling.temperature))
-        add(C.llama_sampler_init_mirostat_v2(seed, sampling.mirostat_tau, sampling.mirostat_eta))
+        yield C.llama_sampler_init_greedy()
+        return
+    yield C.llama_sampler_init_temp(sampling.temperature)
+    if sampling.mirostat == 1:
+        yield C.llama_sampler_init_mirostat(llama.n_vocab, seed, tau, eta, MIROSTAT_CANDIDATES)
     else:
-        if sampling.top_k > 0:
-            add(C.llama_sampler_init_top_k(sampling.top_k))
-        if sampling.typical_p < 1:
-            add(C.llama_sampler_init_typical(sampling.typical_p, 1))
-        if sampling.top_p < 1:
-            add(C.llama_sampler_init_top_p(sampling.top_p, 1))
-        if sampling.min_p > 0:
-            add(C.llama_sampler_init_min_p(sampling.min_p, 1))
-        if sampling.temperature != 1:
-            add(C.llama_sampler_init_temp(sampling.temperature))
-        add(C.llama_sampler_init_dist(seed))
-    return chain
+        yield C.llama_sampler_init_mirostat_v2(seed, tau, eta)
 
 
-def logprob(llama: Llama, logits: F32, token: int, alternatives: int) -> TokenLogprob:
+def _draw(sampling: Sampling, seed: int) -> Iterator[object]:
+    if sampling.temperature <= 0:
+        yield C.llama_sampler_init_greedy()
+        return
+    if sampling.top_k > 0:
+        yield C.llama_sampler_init_top_k(sampling.top_k)
+    if sampling.typical_p < 1:
+        yield C.llama_sampler_init_typical(sampling.typical_p, 1)
+    if sampling.top_p < 1:
+        yield C.llama_sampler_init_top_p(sampling.top_p, 1)
+    if sampling.min_p > 0:
+        yield C.llama_sampler_init_min_p(sampling.min_p, 1)
+    if sampling.temperature != 1:
+        yield C.llama_sampler_init_temp(sampling.temperature)
+    yield C.llama_sampler_init_dist(seed)
+
+
+def logprob(llama: Vocabulary, logits: F32, token: int, alternatives: int) -> TokenLogprob:
     """ln(probability) of `token` and of the likeliest `alternatives`, from raw logits of shape (n_vocab,).
 
     The distribution is the model's own, before temperature and filters, as OpenAI reports it.
@@ -139,11 +163,11 @@ def logprob(llama: Llama, logits: F32, token: int, alternatives: int) -> TokenLo
     return TokenLogprob(text, raw, float(shifted[token]) - log_sum, top)
 
 
-def unscored(llama: Llama, token: int) -> TokenLogprob:
+def unscored(llama: Vocabulary, token: int) -> TokenLogprob:
     """The entry of an echoed prompt's first token, which nothing predicted."""
     text, raw = _shown(llama, token)
     return TokenLogprob(text, raw, None, [])
 
 
-def _shown(llama: Llama, token: int) -> tuple[str, list[int]]:
+def _shown(llama: Vocabulary, token: int) -> tuple[str, list[int]]:
     return llama.token_text(token), list(llama.piece(token))

@@ -88,7 +88,9 @@ def test_common_is_the_longest_common_prefix(a: list[int], b: list[int], limit: 
 @given(
     st.lists(st.integers(0, 1), min_size=1, max_size=60),
     st.lists(
-        st.tuples(st.lists(st.integers(0, 1), max_size=60), st.booleans(), st.integers(0, 9)), min_size=1, max_size=5
+        st.tuples(st.lists(st.integers(0, 1), max_size=60), st.booleans(), st.integers(0, 9)),
+        min_size=1,
+        max_size=5,
     ),
 )
 def test_a_place_is_always_an_idle_slot_and_a_true_prefix(

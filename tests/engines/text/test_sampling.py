@@ -1,0 +1,49 @@
+"""Log-probabilities, as OpenAI reports them. How tokens are drawn is tested through the engine."""
+
+import math
+
+import numpy as np
+import pytest
+
+from oxlo_local.calls import Sampling
+from oxlo_local.engines.text.sampling import logprob, plain_greedy
+
+
+class Words:
+    """As much of Llama as logprob needs: token 0 is "a", 1 is "b", ..."""
+
+    def token_text(self, token: int) -> str:
+        return chr(97 + token)
+
+    def piece(self, token: int) -> bytes:
+        return self.token_text(token).encode()
+
+
+def test_logprobs_are_a_log_softmax_of_the_raw_logits() -> None:
+    logits = np.array([1.0, 3.0, 2.0, -50.0], dtype=np.float32)
+    total = sum(math.exp(x) for x in logits.tolist())
+    scored = logprob(Words(), logits, 2, 2)
+    assert scored.logprob == pytest.approx(2.0 - math.log(total), abs=1e-6)
+    assert [top.token for top in scored.top] == ["b", "c"]
+    assert scored.bytes == [ord("c")]
+
+
+def test_huge_logits_do_not_overflow() -> None:
+    scored = logprob(Words(), np.array([1e4, -1e4], dtype=np.float32), 0, 5)
+    assert scored.logprob == pytest.approx(0.0)
+    assert len(scored.top) == 2, "no more alternatives than there are tokens"
+
+
+@pytest.mark.parametrize(
+    ("sampling", "greedy"),
+    [
+        (Sampling(temperature=0), True),
+        (Sampling(temperature=0, top_p=0.1, top_k=3, seed=4), True),
+        (Sampling(temperature=0.01), False),
+        (Sampling(temperature=0, logit_bias={1: 2.0}), False),
+        (Sampling(temperature=0, repeat_penalty=1.1), False),
+        (Sampling(temperature=0, presence_penalty=0.5), False),
+    ],
+)
+def test_plain_greedy_is_only_what_an_argmax_answers(sampling: Sampling, greedy: bool) -> None:
+    assert plain_greedy(sampling) is greedy
