@@ -1,0 +1,169 @@
+"""The training loop: conversations by number, batches by length, a learning rate by the clock.
+
+The schedule follows the minutes given, not a count of steps, so the same command ends in time on two cores and on
+a GPU. A checkpoint every few minutes holds everything needed to go on.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn import functional as F
+
+from .conversations import conversation
+from .model import Llama, Shape
+from .tokens import answer_mask, render
+
+QUESTION_SHARE = 0.12  # of the tokens that are not the model's own, this many are learnt too: they teach the words
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to train and for how long; `batch_tokens` counts padding."""
+
+    seed: int
+    minutes: float
+    device: torch.device
+    batch_tokens: int = 4096
+    peak_rate: float = 3e-3
+    checkpoint_minutes: float = 3.0
+
+
+@dataclass
+class Progress:
+    """How far a run is; saved in the checkpoint."""
+
+    step: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    conversations: int = 0
+
+
+def batches(seed: int, start: int, tokenizer: Tokenizer, plan: Plan, context: int) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """(ids, weights of the loss, number of the next conversation), without end, from conversation `start`.
+
+    512 conversations at a time are sorted by length, so that little is padding.
+    """
+    while True:
+        rows = []
+        for number in range(start, start + 512):
+            made = conversation(seed, number)
+            ids = tokenizer.encode(render(made.messages, made.tools)).ids[:context]
+            rows.append((ids, answer_mask(ids, tokenizer)))
+        start += 512
+        rows.sort(key=lambda row: len(row[0]))
+        groups, group = [], []
+        for row in rows:
+            if group and len(row[0]) * (len(group) + 1) > plan.batch_tokens:
+                groups.append(group)
+                group = []
+            group.append(row)
+        groups.append(group)
+        rng = random.Random(f"{seed}:{start}")
+        rng.shuffle(groups)
+        for at, group in enumerate(groups):
+            width = max(len(ids) for ids, _ in group)
+            ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in group])
+            own = torch.tensor([mask + [False] * (width - len(mask)) for _, mask in group])
+            learnt = own | ((ids != 0) & (torch.rand(ids.shape, generator=torch.Generator().manual_seed(start + at)) < QUESTION_SHARE))
+            yield ids, learnt, start
+
+
+def learning_rate(plan: Plan, progress: Progress) -> float:
+    """Rises over 100 steps, stays, and falls to a twentieth over the last 45 % of the time."""
+    share = min(1.0, progress.seconds / (plan.minutes * 60))
+    fall = 1.0 if share < 0.55 else 1.0 - 0.95 * (share - 0.55) / 0.45
+    return plan.peak_rate * min(1.0, (progress.step + 1) / 100) * fall
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether this machine multiplies bfloat16 faster than float32 (GPUs and newer CPUs do): measured."""
+    if device.type != "cpu":
+        return True
+    times = []
+    for kind in (torch.float32, torch.bfloat16):
+        a = torch.randn(1024, 512, dtype=kind)
+        b = torch.randn(512, 512, dtype=kind)
+        a @ b
+        began = time.perf_counter()
+        for _ in range(8):
+            a @ b
+        times.append(time.perf_counter() - began)
+    return times[1] < 0.8 * times[0]
+
+
+def new_optimizer(model: Llama, rate: float) -> torch.optim.AdamW:
+    """AdamW that decays matrices and leaves norms alone."""
+    matrices = [weight for weight in model.parameters() if weight.dim() == 2]
+    norms = [weight for weight in model.parameters() if weight.dim() == 1]
+    return torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.1}, {"params": norms, "weight_decay": 0.0}], lr=rate, betas=(0.9, 0.98), fused=True
+    )
+
+
+def save(path: Path, model: Llama, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Writes the checkpoint whole or not at all."""
+    part = path.with_suffix(".part")
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": vars(progress)}, part)
+    part.replace(path)
+
+
+def train(plan: Plan, shape: Shape, tokenizer: Tokenizer, checkpoint: Path) -> tuple[Llama, Progress]:
+    """Trains up to plan.minutes in all, going on from `checkpoint` where there is one."""
+    torch.manual_seed(plan.seed)
+    model = Llama(shape).to(plan.device)
+    optimizer = new_optimizer(model, plan.peak_rate)
+    progress = Progress()
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=plan.device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        progress = Progress(**state["progress"])
+        print(f"going on from step {progress.step} after {progress.seconds / 60:.1f} min", file=sys.stderr)
+    half = fast_bfloat16(plan.device)
+    saved, loss_sum = progress.seconds, 0.0
+    last = time.monotonic()
+    for ids, learnt, after in batches(plan.seed, progress.conversations, tokenizer, plan, shape.context):
+        if progress.seconds >= plan.minutes * 60:
+            break
+        rate = learning_rate(plan, progress)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss_sum += _step(model, optimizer, ids.to(plan.device), learnt.to(plan.device), half)
+        now = time.monotonic()
+        progress = Progress(progress.step + 1, progress.seconds + now - last, progress.tokens + int((ids != 0).sum()), after)
+        last = now
+        if progress.step % 50 == 0:
+            print(
+                f"step {progress.step}  loss {loss_sum / 50:.4f}  rate {rate:.5f}  {progress.tokens / 1e6:.2f} M tokens"
+                f"  {progress.tokens / progress.seconds:.0f}/s  {progress.seconds / 60:.1f} of {plan.minutes:.0f} min",
+                file=sys.stderr,
+                flush=True,
+            )
+            loss_sum = 0.0
+        if progress.seconds - saved > plan.checkpoint_minutes * 60:
+            save(checkpoint, model, optimizer, progress)
+            saved = progress.seconds
+    save(checkpoint, model, optimizer, progress)
+    return model, progress
+
+
+def _step(model: Llama, optimizer: torch.optim.Optimizer, ids: Tensor, learnt: Tensor, half: bool) -> float:
+    with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=half):
+        stream = model(ids[:, :-1])
+        chosen = learnt[:, 1:]
+        logits = model.logits(stream[chosen])
+    loss = F.cross_entropy(logits.float(), ids[:, 1:][chosen])
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return float(loss.detach())

@@ -1,0 +1,151 @@
+#!/usr/bin/env python3
+"""Trains oxlo-demo, the embedded chat model, from text that it makes itself, and scores it.
+
+    scripts/train_demo_text.py                    all steps: tokenizer, train, export, eval (100 minutes of training)
+    scripts/train_demo_text.py eval               the score of the committed file on the held-out questions
+    scripts/train_demo_text.py --check-overlap    shows that no held-out question was trained on
+
+A run that was stopped goes on from its checkpoint in --work when started again. Needs torch, tokenizers, gguf,
+jinja2 and llama-cpp-python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+STEPS = ("tokenizer", "train", "export", "eval")
+SEED = 20261123
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("steps", nargs="*", metavar="STEP", help=f"of {', '.join(STEPS)}, data (prints samples); default: all four")
+    parser.add_argument("--minutes", type=float, default=100.0, help="minutes of training in all (default 100)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
+    parser.add_argument("--seed", type=int, default=SEED, help="of data and weights")
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "demo_text", help="folder of tokenizer and checkpoint")
+    parser.add_argument("--out", type=Path, default=ROOT / "oxlo_local" / "embedded" / "oxlo-demo.gguf", help="the GGUF file")
+    parser.add_argument("--check-overlap", action="store_true", help="compare the held-out questions with the training prompts and end")
+    parser.add_argument("--conversations", type=int, default=200_000, help="how many the overlap check looks at (default 200000)")
+    given = parser.parse_args()
+    for step in given.steps:
+        if step not in (*STEPS, "data"):
+            parser.error(f"unknown step {step!r}: choose from {', '.join((*STEPS, 'data'))}")
+    return given
+
+
+def say(text: str) -> None:
+    """Progress goes to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def check_overlap(seed: int, count: int) -> int:
+    """Prints every overlap; exit code 1 if there is one."""
+    from demo_text.conversations import conversation
+    from demo_text.evaluate import held_out, overlaps
+
+    found = overlaps(conversation(seed, number) for number in range(count))
+    for question, prompt in found:
+        print(f"{question!r} is too near to the training prompt {prompt!r}")
+    print(f"{len(held_out())} held-out questions, {count} training conversations, {len(found)} overlaps")
+    return 1 if found else 0
+
+
+def print_samples(seed: int) -> None:
+    """A look at the training text."""
+    from demo_text.conversations import conversation
+    from demo_text.tokens import render
+
+    for number in range(20):
+        made = conversation(seed, number)
+        print(render(made.messages, made.tools))
+
+
+def make_tokenizer(seed: int, path: Path) -> None:
+    """Learns the tokenizer from the first conversations."""
+    from demo_text.conversations import conversation
+    from demo_text.model import Shape
+    from demo_text.tokens import render, train_tokenizer
+
+    say("tokenizer: reading 30,000 conversations")
+    texts = (render(made.messages, made.tools) for made in (conversation(seed, number) for number in range(30_000)))
+    tokenizer = train_tokenizer(texts, Shape().vocabulary)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(path))
+    say(f"tokenizer: {tokenizer.get_vocab_size()} tokens in {path}")
+
+
+def run_training(given: argparse.Namespace, tokenizer_path: Path, checkpoint: Path) -> None:
+    """Trains, or goes on training, up to the minutes given."""
+    import torch
+    from demo_text.model import Llama, Shape
+    from demo_text.tokens import load_tokenizer
+    from demo_text.train import Plan, train
+
+    kind = given.device
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    torch.set_num_threads(given.threads or os.cpu_count() or 1)
+    shape = Shape()
+    say(f"train: {Llama(shape).parameter_count() / 1e6:.2f} M parameters on {kind} for {given.minutes:.0f} minutes")
+    # a GPU is kept busy only by larger batches, and those bear a higher rate
+    batch, rate = (4096, 3e-3) if kind == "cpu" else (16_384, 4e-3)
+    plan = Plan(given.seed, given.minutes, torch.device(kind), batch_tokens=batch, peak_rate=rate)
+    _, progress = train(plan, shape, load_tokenizer(tokenizer_path), checkpoint)
+    say(f"train: {progress.tokens / 1e6:.1f} M tokens in {progress.step} steps, {progress.conversations} conversations")
+
+
+def export(tokenizer_path: Path, checkpoint: Path, out: Path) -> None:
+    """Writes the GGUF from the checkpoint."""
+    import torch
+    from demo_text.export import write_gguf
+    from demo_text.model import Shape
+    from demo_text.tokens import load_tokenizer
+
+    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
+    count = sum(tensor.numel() for tensor in weights.values())
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_gguf(out, weights, Shape(), load_tokenizer(tokenizer_path), f"{count / 1e6:.1f}M")
+    say(f"export: {out}, {out.stat().st_size / 1e6:.2f} MB")
+
+
+def evaluate(out: Path) -> int:
+    """Prints the wrong answers and the score; exit code 1 under 80 %."""
+    from demo_text.evaluate import score
+
+    right, wrong = score(out)
+    for question, said in wrong:
+        print(f"wrong: {question.conversation.messages[-1]['content']!r} -> {said!r}; must {question.must}, must not {question.must_not}")
+    total = right + len(wrong)
+    print(f"{right} of {total} held-out questions right: {100 * right / total:.1f} %")
+    return 0 if right >= 0.8 * total else 1
+
+
+def main() -> int:
+    """Runs the steps named, in their order."""
+    given = arguments()
+    if given.check_overlap:
+        return check_overlap(given.seed, given.conversations)
+    tokenizer, checkpoint = given.work / "tokenizer.json", given.work / "checkpoint.pt"
+    steps = given.steps or STEPS
+    if "data" in steps:
+        print_samples(given.seed)
+    if "tokenizer" in steps and not (tokenizer.exists() and checkpoint.exists()):
+        make_tokenizer(given.seed, tokenizer)
+    if "train" in steps:
+        run_training(given, tokenizer, checkpoint)
+    if "export" in steps:
+        export(tokenizer, checkpoint, given.out)
+    return evaluate(given.out) if "eval" in steps else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
