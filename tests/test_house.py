@@ -38,7 +38,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     ),
     frozenset({"fit", "store", "keys", "instance", "engines", "bench"}),
     frozenset({"ledger", "workers"}),
-    frozenset({"statement", "inference"}),
+    frozenset({"statement", "inference", "lineup"}),
     frozenset({"api"}),
     frozenset({"server"}),
     frozenset({"cli"}),

@@ -1,0 +1,63 @@
+"""Which models a server starts, and with what options: the names given, or what is marked, measured against memory."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from oxlo_local import fit
+from oxlo_local.calls import TextOptions
+from oxlo_local.catalogue import Catalogue, Model, servable
+from oxlo_local.config import Settings
+from oxlo_local.errors import UnsupportedValue
+from oxlo_local.hardware import Machine
+from oxlo_local.workers.supervisor import WorkerSpec
+
+DEMO = "oxlo-demo"
+
+
+def chosen(catalogue: Catalogue, names: Sequence[str]) -> list[Model]:
+    """The models to start: `names` (ids, aliases, paths), else those here and marked `preload`, else the demo.
+
+    A path is attached to the catalogue. Raises ModelNotFound for what is not here, BadRequest for a bad file,
+    UnsupportedValue and ModelNotLoaded for what this installation cannot run.
+    """
+    if names:
+        found = [
+            catalogue.attach(Path(name)) if is_path(name) else catalogue.resolve(name).model for name in names
+        ]
+    else:
+        found = [model for model in catalogue.here() if model.preload] or [catalogue.resolve(DEMO).model]
+    once = {model.id: model for model in found}
+    for model in once.values():
+        servable(model)
+    return list(once.values())
+
+
+def is_path(name: str) -> bool:
+    """Whether a name on the command line is a file: it ends like one, or there is one."""
+    return name.endswith(".gguf") or (os.sep in name and Path(name).expanduser().is_file())
+
+
+def specs(models: Sequence[Model], settings: Settings, machine: Machine) -> list[WorkerSpec]:
+    """How to run them side by side on this machine. Raises ModelDoesNotFit with the sum for the first that cannot."""
+    found = []
+    for model in models:
+        if model.engine != "text" or model.path is None:
+            raise UnsupportedValue(
+                f"{model.id} cannot be started: its engine is {model.engine}", param="model"
+            )
+        given = laid_over(model.options, settings)
+        plan = fit.plan(model.id, model.geometry(), machine, given)
+        machine = fit.less(machine, plan)
+        found.append(WorkerSpec(model.id, model.engine, str(model.path), plan.options(given)))
+    return found
+
+
+def laid_over(options: TextOptions, settings: Settings) -> TextOptions:
+    """A model's own options with what the settings say on top."""
+    given = {name: getattr(settings, name, None) for name in TextOptions.__struct_fields__}
+    return msgspec.structs.replace(
+        options, **{name: value for name, value in given.items() if value is not None}
+    )
