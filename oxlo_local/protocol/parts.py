@@ -6,6 +6,7 @@ a known one (`unknown_names`). No I/O here.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from hashlib import sha256
@@ -21,7 +22,7 @@ from oxlo_local.errors import BadRequest, OxloError, UnknownParameter, Unsupport
 T = TypeVar("T")
 
 # A body of brackets and commas costs 50 times its size as objects; nothing that a model could read has so many.
-MAX_ELEMENTS = 2_000_000
+MAX_ELEMENTS = 1_000_000
 MAX_WARNINGS = 10
 MAX_WARNING_CHARS = 100
 MAX_CHOICES = 2048  # prompts times n in one completions request
@@ -70,14 +71,13 @@ def _refuse_duplicates(body: bytes, value: dict[str, object]) -> None:
 
 
 def _unique(members: list[tuple[str, object]]) -> dict[str, object]:
-    seen: dict[str, object] = {}
-    for name, value in members:
-        if name in seen:
-            raise BadRequest(
-                f"The body names the member {_printable(name)} twice.", param=name[:MAX_WARNING_CHARS]
-            )
-        seen[name] = value
-    return seen
+    unique = dict(members)
+    if len(unique) < len(members):
+        twice = next(name for name, times in Counter(name for name, _ in members).items() if times > 1)
+        raise BadRequest(
+            f"The body names the member {_printable(twice)} twice.", param=twice[:MAX_WARNING_CHARS]
+        )
+    return unique
 
 
 def convert(body: dict[str, object], kind: type[T]) -> T:

@@ -44,7 +44,7 @@ def request(**fields: object) -> chat.ChatRequest:
         (b'{"a": 1, "a": 1}', "twice"),
         (b'{"a": {"b": 1, "b": 2}}', "twice"),
         (b'{"\\u0061": 1, "a": 2}', "twice"),
-        (b'{"a": [' + b"1," * 2_100_000 + b"1]}", "elements"),
+        (b'{"a": [' + b"1," * 1_100_000 + b"1]}", "elements"),
     ],
 )
 def test_a_body_that_is_no_single_json_object_is_refused(sent: bytes, said: str) -> None:
@@ -73,7 +73,7 @@ def test_a_member_named_twice_is_named_in_param() -> None:
 def test_huge_bodies_are_answered_within_a_second() -> None:
     size = 64 * 1024 * 1024
     many = b'{"a": [' + b"[]," * (size // 3) + b"[]]}"
-    keys = b"{" + b",".join(b'"%d":0' % number for number in range(900_000)) + b"}"
+    keys = b"{" + b",".join(b'"%d":0' % number for number in range(450_000)) + b"}"
     for sent in (many, b'{"a":"' + b"x" * size + b'"}', keys):
         began = time.perf_counter()
         try:
