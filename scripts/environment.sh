@@ -15,8 +15,8 @@ fingerprint() {
 # Is the stamp of a finished installation there, is it of this checkout, and are all wanted extras in it?
 complete() {
   [ -x "$venv/bin/python" ] && [ -r "$venv/installed" ] || return 1
-  { read -r print && read -r have; } <"$venv/installed" || return 1
-  [ "$print" = "$1" ] || return 1
+  { read -r stamped && read -r have; } <"$venv/installed" || return 1
+  [ "$stamped" = "$1" ] || return 1
   for extra in $2; do
     case " $have " in *" $extra "*) ;; *) return 1 ;; esac
   done

@@ -295,16 +295,20 @@ def prebuilt_llama(env: Environment, machine: Machine, wanted: str) -> bool:
     return False
 
 
+def check_disk(env: Environment, extras: set[str], machine: Machine) -> None:
+    """Raise Stop when the disk is too small; what an earlier try has already put there counts as free."""
+    already = sum(file.lstat().st_size for file in env.path.rglob("*") if not file.is_dir()) / 1e9
+    needed = needed_gb(extras, machine)
+    if machine.free_gb + already < needed:
+        raise Stop(f"{needed:.1f} GB of disk are needed and {machine.free_gb:.1f} GB are free at {env.root}")
+
+
 def install(env: Environment, extras: set[str]) -> None:
     """All steps, each timed. Raises Stop."""
     machine = look(env.root)
     for line in announce(extras, machine):
         say(line)
-    already = sum(file.stat().st_size for file in env.path.rglob("*") if file.is_file()) / 1e9
-    if machine.free_gb + already < needed_gb(extras, machine):
-        raise Stop(
-            f"{needed_gb(extras, machine):.1f} GB of disk are needed and {machine.free_gb:.1f} GB are free"
-        )
+    check_disk(env, extras, machine)
     begun = time.monotonic()
     env.create()
     if "image" in extras:

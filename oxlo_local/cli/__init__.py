@@ -19,6 +19,7 @@ app = typer.Typer(
     help="A self-hosted, OpenAI-compatible inference server with one flat price a request.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -39,14 +40,13 @@ def _root(
     pass
 
 
-SERVING, UPKEEP = "Serving", "Upkeep"
-app.command(rich_help_panel=SERVING)(serve.serve)
-app.command(rich_help_panel=SERVING)(ps.ps)
-app.command(rich_help_panel=SERVING)(chat.chat)
-app.command(rich_help_panel=SERVING)(bench.bench)
-app.command(rich_help_panel=UPKEEP)(doctor.doctor)
-app.command(rich_help_panel=UPKEEP)(doctor.purge)
-app.command(rich_help_panel=UPKEEP)(doctor.version)
+app.command()(serve.serve)
+app.command()(ps.ps)
+app.command()(chat.chat)
+app.command()(bench.bench)
+app.command()(doctor.doctor)
+app.command()(doctor.purge)
+app.command()(doctor.version)
 
 
 def main() -> None:

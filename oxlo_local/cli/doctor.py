@@ -23,9 +23,9 @@ def doctor(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check this machine and this installation; exit code 1 when something fails.
+    """Check this machine and this installation.
 
-    Starts the embedded model in a worker, as a real test of the text engine.
+    Starts the embedded model in a worker, as a real test of the text engine. Exit code 1 when something fails.
 
     Example: oxlo doctor --online
     """
@@ -55,7 +55,7 @@ class Versions(Struct, frozen=True):
 
 
 def version(as_json: AsJson = False) -> None:
-    """Print the versions of oxlo, of Python and of the engines.
+    """Print the versions of oxlo and its engines.
 
     Example: oxlo version --json
     """
@@ -76,7 +76,7 @@ def version(as_json: AsJson = False) -> None:
 class Purged(Struct, frozen=True):
     """What `oxlo purge` removed, or would remove; `bytes` in all."""
 
-    paths: list[Path]
+    paths: list[str]
     bytes: int
     removed: bool
 
@@ -86,9 +86,10 @@ def purge(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove what may hold the words of users: outputs, uploads, replays, the chat history of the terminal.
+    """Remove what may hold users' words.
 
-    The ledger, the keys and the models stay: none of them holds prompts or answers.
+    That is: outputs, uploads, replays, and the chat history of the terminal. The ledger, the keys and the models
+    stay: none of them holds prompts or answers.
 
     Example: oxlo purge --dry-run
     """
@@ -104,7 +105,11 @@ def purge(
         for path in paths:
             _remove(path)
     if as_json:
-        print(msgspec.json.format(msgspec.json.encode(Purged(paths, size, not dry_run)), indent=2).decode())
+        print(
+            msgspec.json.format(
+                msgspec.json.encode(Purged(list(map(str, paths)), size, not dry_run)), indent=2
+            ).decode()
+        )
         return
     for path in paths:
         print(path)

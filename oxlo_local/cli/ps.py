@@ -42,7 +42,9 @@ def ps(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything that is known, as JSON.")] = False,
 ) -> None:
-    """Show the running models: state, process, memory, requests, KV cache.
+    """Show the running models.
+
+    State, process, memory, requests and KV cache of each, as of its worker's last pong.
 
     Example: oxlo ps --json
     """

@@ -1,0 +1,27 @@
+"""`oxlo ps` against a real server."""
+
+import json
+import re
+
+from typer.testing import CliRunner
+
+from oxlo_local.cli import app
+from tests.conftest import RunningServer
+
+
+def run(server: RunningServer, *arguments: str) -> str:
+    """stdout of `oxlo ps`, as somebody with the server's home sees it."""
+    environ = {"OXLO_HOME": str(server.home), "OXLO_CONFIG": str(server.home / "config.toml")}
+    result = CliRunner().invoke(app, ["ps", *arguments], env=environ)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_the_table_shows_the_model(server: RunningServer) -> None:
+    assert re.search(rf"^{re.escape(server.model)}\s+ready\s+\S+\s+\d+", run(server), re.MULTILINE)
+
+
+def test_json_has_everything(server: RunningServer) -> None:
+    (worker,) = json.loads(run(server, "--json"))
+    assert worker["model"] == server.model and worker["state"] == "ready"
+    assert worker["facts"]["parallel"] == 4 and worker["restarts"] == 0

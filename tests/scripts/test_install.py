@@ -1,0 +1,101 @@
+"""The installer's decisions: which build, how much disk, what a failed pip means."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def install() -> ModuleType:
+    """scripts/install.py, which is no part of the package."""
+    spec = importlib.util.spec_from_file_location("oxlo_install", ROOT / "scripts" / "install.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_toolkit_without_a_gpu_does_not_build_cuda(install: ModuleType) -> None:
+    assert not install.Machine(linux=True, cuda=None, nvcc=True, compiler=True, free_gb=50).builds_cuda
+    assert not install.Machine(linux=True, cuda=12.4, nvcc=False, compiler=True, free_gb=50).builds_cuda
+    assert install.Machine(linux=True, cuda=12.4, nvcc=True, compiler=True, free_gb=50).builds_cuda
+
+
+def test_wheels_are_no_newer_than_the_driver(install: ModuleType) -> None:
+    machine = install.Machine(linux=True, cuda=12.4, nvcc=False, compiler=True, free_gb=50)
+    assert install.llama_wheels(machine) == ["cu124", "cu123", "cu122"]
+    assert install.llama_wheels(install.Machine(True, None, False, True, 50)) == ["cpu"]
+    assert install.llama_wheels(install.Machine(False, None, False, True, 50)) == ["metal"]
+
+
+def test_the_announcement_says_what_torch_weighs(install: ModuleType) -> None:
+    everything = {"text", "speech", "image"}
+    gpu = install.Machine(linux=True, cuda=13.0, nvcc=False, compiler=True, free_gb=50)
+    told = "\n".join(install.announce(everything, gpu))
+    assert "several GB" in told and "no nvcc" in told
+    cpu = install.Machine(linux=True, cuda=None, nvcc=False, compiler=True, free_gb=50)
+    assert "200 MB" in "\n".join(install.announce(everything, cpu))
+    assert "torch" not in "\n".join(install.announce({"text"}, gpu))
+    assert (
+        install.needed_gb({"text"}, gpu)
+        < install.needed_gb(everything, cpu)
+        < install.needed_gb(everything, gpu)
+    )
+
+
+@pytest.mark.parametrize(
+    ("log", "says"),
+    [
+        ("OSError: [Errno 28] No space left on device", "disk is full"),
+        (
+            "NewConnectionError: Failed to establish a new connection: Name or service not known",
+            "cannot be reached",
+        ),
+        ("CMake Error: CMAKE_CXX_COMPILER not set", "C++ compiler"),
+        ("ERROR: No matching distribution found for llama-cpp-python==9", "no llama-cpp-python==9"),
+        ("one\nerror: subprocess-exited-with-error\n", "subprocess-exited"),
+        ("", "without a word"),
+    ],
+)
+def test_a_failed_pip_is_one_line_with_what_to_do(install: ModuleType, log: str, says: str) -> None:
+    told = install.diagnosis(log)
+    assert says in told and "\n" not in told
+
+
+def test_too_little_disk_stops_before_anything_is_made(install: ModuleType, tmp_path: Path) -> None:
+    env = install.Environment(tmp_path)
+    machine = install.look(tmp_path)
+    assert machine.free_gb > 0
+    with pytest.raises(install.Stop, match="GB of disk are needed"):
+        install.check_disk(env, {"text"}, install.Machine(True, None, False, True, free_gb=0.1))
+    assert not env.path.exists()
+
+
+def test_a_stamp_counts_only_with_its_fingerprint_and_a_python(install: ModuleType, tmp_path: Path) -> None:
+    env = install.Environment(tmp_path)
+    assert env.extras("1 2") is None
+    env.python.parent.mkdir(parents=True)
+    env.stamp.write_text("1 2\ntext dev\n")
+    assert env.extras("1 2") is None
+    env.python.symlink_to(sys.executable)
+    assert env.extras("1 2") == {"text", "dev"}
+    assert env.extras("3 4") is None
+
+
+def test_every_build_that_needs_a_choice_is_pinned(install: ModuleType) -> None:
+    env = install.Environment(ROOT)
+    assert env.pinned("torch") == "2.13.0"
+    assert env.pinned("llama-cpp-python") == "0.3.36"
+
+
+def test_an_unknown_extra_is_wrong_usage(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "install.py"), str(tmp_path), "1 2", "texd"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "texd" in done.stderr and not (tmp_path / ".venv").exists()
