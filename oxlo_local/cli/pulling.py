@@ -1,0 +1,104 @@
+"""What `oxlo pull` shows: a bar a file on stderr, or its events as JSON lines on stdout."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.progress import Progress as Bars
+
+from oxlo_local.cli.shelf import opened
+from oxlo_local.config import load
+from oxlo_local.fit import gigabytes
+from oxlo_local.hardware import probe
+from oxlo_local.hub import Hub
+from oxlo_local.pull import Chosen, Event, Note, Progress, Pull
+
+EVENT_SECONDS = 0.2  # between two progress lines of one file in --json
+
+
+def pull(name: str, *, as_json: bool, quiet: bool) -> None:
+    """Run a pull and show what happens. Ctrl-C keeps what has been fetched and ends with exit code 1."""
+    settings = load()
+    settings.make_home()
+    store, catalogue = opened(settings)
+    console = Console(stderr=True, highlight=False)
+
+    @contextmanager
+    def teller() -> Iterator[Callable[[Event], None]]:
+        if as_json:
+            yield _json_lines()
+        elif quiet:
+            yield lambda event: None
+        else:
+            with _bars(console) as tell:
+                yield tell
+
+    try:
+        with teller() as tell:
+            pulling = Pull(store=store, catalogue=catalogue, machine=probe(), hub=Hub(), tell=tell)
+            manifest = pulling.run(name)
+    except KeyboardInterrupt:
+        raise typer.Exit(1) from None
+    if not as_json and not quiet:
+        build = f"{manifest.quant}, " if manifest.quant else ""
+        print(f"{manifest.id} is here ({build}{gigabytes(manifest.bytes)}): oxlo serve {manifest.id}")
+
+
+def _json_lines() -> Callable[[Event], None]:
+    """Prints each event as a line; of progress no more than a few lines a second, and the last of each file."""
+    last = 0.0
+
+    def tell(event: Event) -> None:
+        nonlocal last
+        if isinstance(event, Progress) and event.done < event.bytes:
+            if time.monotonic() - last < EVENT_SECONDS:
+                return
+            last = time.monotonic()
+        print(msgspec.json.encode(event).decode(), flush=True)
+
+    return tell
+
+
+@contextmanager
+def _bars(console: Console) -> Iterator[Callable[[Event], None]]:
+    """A bar for each file as it is fetched and as it is checked; notes as lines above."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=console) as bars:
+        tasks: dict[tuple[str, bool], TaskID] = {}
+
+        def tell(event: Event) -> None:
+            if isinstance(event, Chosen):
+                files = "1 file" if event.files == 1 else f"{event.files} files"
+                console.print(
+                    f"{event.model}:{event.quant} from {event.repo} at {event.revision[:8]}: {files}, "
+                    f"{gigabytes(event.bytes)}, of which {gigabytes(event.missing)} to fetch",
+                    markup=False,
+                )
+            elif isinstance(event, Note):
+                console.print(event.text, markup=False)
+            elif isinstance(event, Progress):
+                key = (event.file, event.verifying)
+                if key not in tasks:
+                    doing = "checking" if event.verifying else "fetching"
+                    short = event.file.rpartition("/")[2]
+                    tasks[key] = bars.add_task(f"{doing} {short}", total=event.bytes)
+                bars.update(tasks[key], completed=event.done)
+
+        yield tell
