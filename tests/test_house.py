@@ -37,7 +37,7 @@ FLOORS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"fit", "store", "keys", "instance", "engines", "bench"}),
-    frozenset({"ledger", "workers"}),
+    frozenset({"ledger", "pull", "workers"}),
     frozenset({"statement", "inference", "lineup"}),
     frozenset({"api"}),
     frozenset({"server"}),
