@@ -8,10 +8,14 @@ Under load the cost of a commit (with `sync="full"` an fsync) is thus shared by 
 The file is in WAL mode: readers, also in other processes, never wait for the writer and never hold it up. A write
 that another process keeps out for `busy_seconds`, a full disk, or a file that cannot be written is `LedgerUnavailable`
 with what is wrong, because nothing is served unmetered.
+
+SQLite would empty the WAL in the commit that finds it long, and everybody behind that commit would wait for two fsyncs
+and some thousand page writes. Another thread does it here, beside the writer.
 """
 
 import asyncio
 import contextlib
+import logging
 import os
 import queue
 import secrets
@@ -28,6 +32,8 @@ from typing import Any, Final, Literal, TypeVar
 from oxlo_local.errors import LedgerUnavailable, OxloError
 from oxlo_local.migrations import STEPS, Step
 
+log = logging.getLogger(__name__)
+
 Connection = sqlite3.Connection
 Sync = Literal["normal", "full"]
 T = TypeVar("T")
@@ -35,7 +41,8 @@ T = TypeVar("T")
 READERS: Final = 3
 LARGEST_BATCH: Final = 128  # writes in one transaction: bounds how long the first of them waits for the last
 OLDEST_SQLITE: Final = (3, 31, 0)
-WAL_KEPT_BYTES: Final = 64 << 20  # a WAL that grew beyond this behind a long reader is cut back
+WRITES_A_CHECKPOINT: Final = 500  # about 2,000 pages of WAL
+LONGEST_WAL: Final = 16_384  # pages (64 MiB); from here on the writer has to wait until the WAL is empty
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts like the number it writes
 
@@ -127,7 +134,7 @@ def _prepare(connection: Connection, path: Path, sync: Sync) -> None:
             f"(journal mode stays {mode}); set OXLO_HOME to a local disk"
         )
     connection.execute(f"PRAGMA synchronous = {sync.upper()}")
-    connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}")
+    connection.execute("PRAGMA wal_autocheckpoint = 0")  # see _Checkpoints
 
 
 def migrate(connection: Connection, path: Path, now_ms: int, steps: Sequence[Step] = STEPS) -> list[int]:
@@ -186,10 +193,11 @@ class _Write:
 class _Writer(threading.Thread):
     """Takes queued writes in order and commits them in groups."""
 
-    def __init__(self, connection: Connection, path: Path) -> None:
+    def __init__(self, connection: Connection, path: Path, checkpoints: "_Checkpoints") -> None:
         super().__init__(name="ledger-writer", daemon=True)
         self._connection = connection
         self._path = path
+        self._checkpoints = checkpoints
         self.queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()  # None = no more will come
 
     def run(self) -> None:
@@ -210,6 +218,7 @@ class _Writer(threading.Thread):
             if batch:
                 self._commit(batch)
                 _answer(batch)
+                self._checkpoints.written(len(batch))
 
     def _commit(self, batch: Sequence[_Write]) -> None:
         try:
@@ -257,6 +266,43 @@ def _resolve(writes: Sequence[_Write]) -> None:
             write.future.set_result(write.result)
 
 
+class _Checkpoints(threading.Thread):
+    """Copies the WAL into the file beside the writer.
+
+    A passive checkpoint holds nobody up, but under steady load there is always a newer frame at its end, so the WAL
+    would never start over. Once it is long, a second pass keeps the writer out while it copies those last frames.
+    """
+
+    def __init__(self, path: Path, busy_seconds: float) -> None:
+        super().__init__(name="ledger-checkpoints", daemon=True)
+        self._connection = _connect(path, busy_seconds)
+        self._writes = 0
+        self._due: queue.SimpleQueue[bool] = queue.SimpleQueue()  # False = no more will come
+
+    def written(self, writes: int) -> None:
+        """Called by the writer after each commit."""
+        self._writes += writes
+        if self._writes >= WRITES_A_CHECKPOINT:
+            self._writes = 0
+            self._due.put(True)
+
+    def run(self) -> None:
+        """Until `close`."""
+        while self._due.get():
+            try:
+                _, pages, _ = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                if pages > LONGEST_WAL:
+                    self._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+            except sqlite3.Error as error:  # locked, or a disk in trouble: the WAL grows until it works again
+                log.warning("the ledger's WAL could not be copied: %s", error)
+
+    def close(self) -> None:
+        """End the thread and close its connection."""
+        self._due.put(False)
+        self.join()
+        self._connection.close()
+
+
 # -- the database -----------------------------------------------------------------------------------------------------
 
 
@@ -267,7 +313,9 @@ class Database:
         self.path = path
         self._busy_seconds = busy_seconds
         self._connection = connection
-        self._writer = _Writer(connection, path)
+        self._checkpoints = _Checkpoints(path, busy_seconds)
+        self._checkpoints.start()
+        self._writer = _Writer(connection, path, self._checkpoints)
         self._writer.start()
         self._local = threading.local()
         self._reading: list[Connection] = []
@@ -350,6 +398,7 @@ class Database:
         self._closed = True
         self._writer.queue.put(None)
         self._writer.join()
+        self._checkpoints.close()
         self._readers.shutdown()
         for connection in self._reading:
             connection.close()
