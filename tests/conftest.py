@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+
+from oxlo_local.random_model import Shape, write
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 50.0
@@ -82,6 +85,10 @@ class RunningServer:
         """What it has written to stderr so far."""
         return self.log_path.read_text("utf-8", "replace")
 
+    def rows(self) -> list[sqlite3.Row]:
+        """All ledger rows, oldest first, by column name."""
+        return ledger_rows(self.home)
+
     def workers(self) -> list[dict[str, object]]:
         """What `oxlo ps` sees."""
         answer = httpx.get(
@@ -102,6 +109,26 @@ class RunningServer:
             self.process.kill()
             self.process.wait()
             raise AssertionError(f"the server did not stop; its log:\n{self.log}") from None
+
+
+def ledger_rows(home: Path) -> list[sqlite3.Row]:
+    """All rows of a home's ledger, oldest first, by column name."""
+    connection = sqlite3.connect(home / "ledger.db")
+    try:
+        connection.row_factory = sqlite3.Row
+        return connection.execute("SELECT * FROM entries ORDER BY id").fetchall()
+    finally:
+        connection.close()
+
+
+def gone(pid: int) -> bool:
+    """Whether no such process is left; a zombie that nobody has collected yet counts as gone."""
+    try:
+        os.kill(pid, 0)
+        stat = Path(f"/proc/{pid}/stat")
+        return stat.is_file() and stat.read_text().rpartition(")")[2].split()[0] == "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return True
 
 
 StartServer = Callable[..., RunningServer]
@@ -139,6 +166,7 @@ def launch(home: Path, log_path: Path, arguments: tuple[str, ...], environ: dict
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
+        start_new_session=True,
     )
     log.close()
     return RunningServer(process, home, log_path)
@@ -185,6 +213,18 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
     for server in servers:
         if server.process.poll() is None:
             server.stop(signal.SIGKILL)
+
+
+# The end token of the model below: banned by `logit_bias`, an answer is as long as max_tokens says.
+END_TOKEN = "1"
+
+
+@pytest.fixture(scope="session")
+def long_winded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of random weights that takes a few milliseconds a token, so that there is a middle of a stream."""
+    path = tmp_path_factory.mktemp("models") / "long-winded.gguf"
+    write(path, shape=Shape(d=256, layers=8, heads=4, kv_heads=2, ff=768, context=4096))
+    return path
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import pytest
 
 from oxlo_local.calls import Done, Event, Failed, Finished, Started, Text
 from oxlo_local.errors import ModelNotLoaded, QueueFull, ShuttingDown
+from tests.conftest import gone
 from tests.workers.conftest import MakeFleet, echo, read, ready, say, status, until
 
 
@@ -302,13 +303,3 @@ async def test_a_child_leaves_when_its_parent_is_killed(home: Path) -> None:
     parent.kill()
     await parent.wait()
     await until(lambda: gone(child))
-
-
-def gone(pid: int) -> bool:
-    """Whether no such process is left (a zombie that nobody has collected yet counts as gone)."""
-    try:
-        os.kill(pid, 0)
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] == "Z"
-    except (ProcessLookupError, FileNotFoundError):
-        return True
