@@ -58,25 +58,22 @@ def _piece(work: Work, count: int) -> Piece:
 
 
 def _share(prompts: Iterable[Work], room: int) -> dict[int, int]:
-    """Prefill tokens per slot: short prompts first, long ones evenly over the rest (rules 3 and 4)."""
+    """Prefill tokens per slot: short prompts first, long ones evenly over the rest (rules 3 and 4).
+
+    Few different counts on purpose: with streams, a batch is cut into one graph per different count.
+    """
     todo = {work.slot: min(work.length, work.stop) - work.computed for work in prompts}
     short = {slot: n for slot, n in todo.items() if n <= room}
-    long = {slot: n for slot, n in todo.items() if n > room}
+    long = [slot for slot, n in todo.items() if n > room]
     counts: dict[int, int] = {}
     left = room - (room // 4 if long and short else 0)
     for slot, n in short.items():
-        if n <= left:
-            counts[slot] = n
-            left -= n
+        counts[slot] = min(n, left)
+        left -= counts[slot]
+        if left == 0:
+            break
     left = room - sum(counts.values())
-    waiting = long or {slot: n for slot, n in short.items() if slot not in counts}
-    while waiting and left > 0:
-        fair = max(1, left // len(waiting))
-        for slot in list(waiting):
-            take = min(waiting[slot], fair, left)
-            counts[slot] = counts.get(slot, 0) + take
-            left -= take
-            waiting[slot] -= take
-            if waiting[slot] == 0:
-                del waiting[slot]
-    return {slot: n for slot, n in counts.items() if n > 0}
+    fair = max(1, left // max(1, len(long)))
+    for slot in long[: left // fair]:
+        counts[slot] = fair
+    return counts

@@ -211,7 +211,13 @@ class TextEngine:
             if self._running.get(follow.leader) is sequence.leader and len(slot.tokens) < follow.length:
                 return follow
             sequence.follow = sequence.leader = None
-        return place(sequence.tokens, self._slots, self._holds, reuse=not sequence.scores_prompt)
+        return place(
+            sequence.tokens,
+            self._slots,
+            self._holds,
+            reuse=not sequence.scores_prompt,
+            packed=not self._llama.unified,
+        )
 
     def _has_room(self, sequence: Sequence) -> bool:
         """Whether the shared cells of a unified cache can take the sequence beside the running ones.
@@ -228,16 +234,8 @@ class TextEngine:
         return self._llama.holds(slot.index, len(slot.tokens), keep)
 
     def _start(self, sequence: Sequence, where: Place) -> None:
-        slot, source, keep = self._slots[where.slot], self._slots[where.source], where.keep
-        if keep == 0:
-            self._llama.clear(slot.index)
-        elif slot is not source:
-            keep = keep if self._llama.copy(source.index, slot.index, keep) else 0
-        elif keep < len(slot.tokens):
-            keep = keep if self._llama.trim(slot.index, keep) else 0
-        if keep == 0 < where.keep:
-            self._llama.clear(slot.index)
-        slot.tokens = source.tokens[:keep]
+        slot = self._slots[where.slot]
+        keep = self._attach(slot, where)
         slot.running, slot.target, slot.used = True, sequence.tokens, self._next_tick()
         sequence.slot = slot
         sequence.echo_logprobs.clear()
@@ -260,6 +258,26 @@ class TextEngine:
         if not request.started:
             request.started = True
             self._up.append(Started(request.call.id, request.prompt_tokens, request.cached_tokens))
+
+    def _attach(self, slot: Slot, where: Place) -> int:
+        """Make the slot hold the prefix; how many tokens it really holds then."""
+        source, keep = self._slots[where.source], where.keep
+        if where.save is not None:
+            refuge = self._slots[where.save]
+            self._llama.copy(slot.index, refuge.index, len(slot.tokens))
+            refuge.tokens, refuge.used = slot.tokens, slot.used
+        if keep == 0:
+            self._llama.clear(slot.index)
+        elif slot is not source:
+            keep = keep if self._llama.copy(source.index, slot.index, keep) else 0
+        elif keep < len(slot.tokens):
+            keep = keep if self._llama.trim(slot.index, keep) else 0
+        if keep == 0 < where.keep:
+            self._llama.clear(slot.index)
+        slot.tokens = source.tokens[:keep]
+        if where.moved:
+            source.used = 0
+        return keep
 
     def _next_tick(self) -> int:
         self._tick += 1

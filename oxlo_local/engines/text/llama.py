@@ -142,7 +142,7 @@ class Llama:
             ctx=asked.ctx or min(train, 4096),
             parallel=parallel,
             batch=max(batch, 2 * parallel),  # room for prompts beside every slot's next token
-            chunk=min(asked.chunk or (512 if gpu else 128), batch),
+            chunk=min(asked.chunk or (512 if gpu else 256), batch),
             threads=asked.threads or default_threads(),
             gpu_layers=gpu_layers,
             kv_layout=asked.kv_layout or "streams",

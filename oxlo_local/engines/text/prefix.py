@@ -6,10 +6,12 @@ looks for the longest common prefix over *all* slots, idle and running:
 1. A running sequence that is still computing a prefix which the new one shares: wait for it (`Follow`) instead of
    computing the same thing twice. It is asked to pause its prefill exactly there, so that even a cache that cannot
    be cut (recurrent models) can be copied.
-2. The best source is idle and little of it would be lost: take that slot over.
-3. Otherwise copy the prefix into the idle slot that was used longest ago; only when the source is the one idle slot
-   is it taken over and its tail lost.
-4. No idle slot: wait. A running sequence is never evicted from here.
+2. No idle slot: wait. A running sequence is never evicted from here.
+3. The best source is idle and little of it would be lost: take that slot over. Otherwise copy the prefix into the idle
+   slot that was used longest ago; when that is the source itself, its tail is lost.
+4. `packed`: libllama computes sequences together only where their slots follow each other, so beside running sequences
+   only an idle neighbour of one is taken. What was cached there moves to the idle slot used longest ago, if that one is
+   older. A copy costs memory bandwidth once, a gap costs a pass over the model's weights in every step.
 
 At least one token of the prompt is always computed, since its logits are wanted. The number of slots is small (256 at
 most), so comparing token lists beats keeping a tree: a list comparison runs at memory speed.
@@ -36,11 +38,17 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Start in `slot` with `keep` tokens, copied from slot `source` unless it is the same one."""
+    """Start in `slot` with `keep` tokens, copied from slot `source` unless it is the same one.
+
+    First of all, the cache in `slot` is copied to slot `save`, unless that is None. `moved` says that the source keeps
+    nothing worth having: the new sequence goes on from all of it.
+    """
 
     slot: int
     source: int
     keep: int
+    save: int | None = None
+    moved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +75,12 @@ def common(a: Sequence[int], b: Sequence[int], limit: int) -> int:
 
 
 def place(
-    tokens: list[int], slots: Sequence[Slot], holds: Callable[[Slot, int], bool], *, reuse: bool = True
+    tokens: list[int],
+    slots: Sequence[Slot],
+    holds: Callable[[Slot, int], bool],
+    *,
+    reuse: bool = True,
+    packed: bool = False,
 ) -> Place | Follow | None:
     """Where a sequence of `tokens` starts, whom it waits for, or None when every slot runs.
 
@@ -81,11 +94,30 @@ def place(
     idle = [slot for slot in slots if not slot.running]
     if not idle:
         return None
-    if source is not None and not source.running and keep >= WORTH_KEEPING * len(source.tokens):
+    near = _neighbours(slots) if packed else idle
+    whole = source is not None and not source.running and keep >= WORTH_KEEPING * len(source.tokens)
+    if source is not None and whole and source in near:
         return Place(source.index, source.index, keep)
-    spare = [slot for slot in idle if slot is not source] or idle
-    victim = min(spare, key=lambda slot: (slot.used, slot.index))
-    return Place(victim.index, victim.index if source is None else source.index, keep)
+    target = min([slot for slot in near if slot is not source] or near, key=_age)
+    start = target if source is None else source
+    return Place(target.index, start.index, keep, _refuge(target, start, idle), whole)
+
+
+def _age(slot: Slot) -> tuple[int, int]:
+    return slot.used, slot.index
+
+
+def _neighbours(slots: Sequence[Slot]) -> list[Slot]:
+    """Idle slots beside a running one; all of them when nothing runs."""
+    idle = [slot for slot in slots if not slot.running]
+    running = {slot.index for slot in slots if slot.running}
+    return [slot for slot in idle if not running.isdisjoint({slot.index - 1, slot.index + 1})] or idle
+
+
+def _refuge(target: Slot, source: Slot, idle: Sequence[Slot]) -> int | None:
+    """Where the target's cache moves to: the idle slot used longest ago, if the target's is the younger one."""
+    older = [slot for slot in idle if slot is not target and slot is not source and _age(slot) < _age(target)]
+    return min(older, key=_age).index if older and target.tokens else None
 
 
 def _best(

@@ -11,6 +11,8 @@ from oxlo_local.engines.text.llama import Llama
 from oxlo_local.engines.text.prompt import ChatTemplate, truncate
 from oxlo_local.errors import BadRequest, ContextLengthExceeded, UnsupportedValue
 
+TURN = 64  # characters that the rendering of an empty turn is worth
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -33,8 +35,9 @@ class Reader:
 
     @staticmethod
     def size(call: Call) -> int:
-        """Characters (or tokens) of prompt in a call."""
-        return sum(len(m.content) for m in call.messages or ()) + sum(len(p) for p in call.prompts or ())
+        """Characters (or tokens) of prompt in a call; a turn counts as some, for the template's work on it."""
+        chat = sum(TURN + len(message.content) for message in call.messages or ())
+        return chat + sum(map(len, call.prompts or ()))
 
     def read(self, call: Call) -> list[Prompt]:
         """The prompts of a call. Raises OxloError for what the model cannot take."""

@@ -77,6 +77,33 @@ def test_no_reuse_when_every_row_is_wanted() -> None:
     assert place([1, 2, 3], slots([1, 2], []), anything, reuse=False) == Place(1, 1, 0)
 
 
+def test_packed_sequences_take_neighbouring_slots() -> None:
+    table = [Slot(i) for i in range(8)]
+    table[5].running, table[5].target, table[1].used = True, [1], 0
+    assert place([1, 2], table, anything, packed=True) == Place(4, 4, 0)
+    table[4].running, table[4].target = True, [1]
+    where = place([1, 2], table, anything, packed=True)
+    assert isinstance(where, Place) and where.slot in (3, 6)
+
+
+def test_packed_a_cache_in_the_way_moves_to_the_oldest_slot() -> None:
+    running = Slot(1, [8], running=True, target=[8, 9])
+    table = [
+        Slot(0, [7], used=8),
+        running,
+        Slot(2, [9, 9], used=5),
+        Slot(3, [5], used=9),
+        Slot(4, [6], used=1),
+    ]
+    assert place([1, 2], table, anything, packed=True) == Place(2, 2, 0, save=4)
+
+
+def test_packed_a_conversation_moves_next_to_the_running_one() -> None:
+    conversation = list(range(50))
+    table = [Slot(0, [8], running=True, target=[8, 9]), Slot(1), Slot(2), Slot(3, conversation, used=4)]
+    assert place([*conversation, 1], table, anything, packed=True) == Place(1, 3, 50, moved=True)
+
+
 @given(st.lists(st.integers(0, 2), max_size=40), st.lists(st.integers(0, 2), max_size=40), st.integers(0, 40))
 def test_common_is_the_longest_common_prefix(a: list[int], b: list[int], limit: int) -> None:
     n = 0
@@ -92,16 +119,19 @@ def test_common_is_the_longest_common_prefix(a: list[int], b: list[int], limit: 
         min_size=1,
         max_size=5,
     ),
+    st.booleans(),
 )
 def test_a_place_is_always_an_idle_slot_and_a_true_prefix(
-    tokens: list[int], shapes: list[tuple[list[int], bool, int]]
+    tokens: list[int], shapes: list[tuple[list[int], bool, int]], packed: bool
 ) -> None:
     table = [
         Slot(i, cached, running=running, used=used, target=[*cached, 0] if running else ())
         for i, (cached, running, used) in enumerate(shapes)
     ]
-    where = place(tokens, table, anything)
+    where = place(tokens, table, anything, packed=packed)
     if isinstance(where, Place):
+        assert where.save is None or not table[where.save].running
+        assert where.save not in (where.slot, where.source)
         assert not table[where.slot].running
         assert where.keep < len(tokens)
         assert table[where.source].tokens[: where.keep] == tokens[: where.keep]
