@@ -19,25 +19,51 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
+HELD_OUT = ROOT / "scripts" / "demo_text" / "held_out.toml"
 STEPS = ("tokenizer", "train", "export", "eval")
 SEED = 20261123
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("steps", nargs="*", metavar="STEP", help=f"of {', '.join(STEPS)}, data (prints samples); default: all four")
-    parser.add_argument("--minutes", type=float, default=100.0, help="minutes of training in all (default 100)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "steps",
+        nargs="*",
+        metavar="STEP",
+        help=f"of {', '.join(STEPS)}, data (prints samples), commands (prints what it can say); default: all four",
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=100.0, help="minutes of training in all (default 100)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
     parser.add_argument("--seed", type=int, default=SEED, help="of data and weights")
-    parser.add_argument("--work", type=Path, default=ROOT / "build" / "demo_text", help="folder of tokenizer and checkpoint")
-    parser.add_argument("--out", type=Path, default=ROOT / "oxlo_local" / "embedded" / "oxlo-demo.gguf", help="the GGUF file")
-    parser.add_argument("--check-overlap", action="store_true", help="compare the held-out questions with the training prompts and end")
-    parser.add_argument("--conversations", type=int, default=200_000, help="how many the overlap check looks at (default 200000)")
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / "build" / "demo_text", help="folder of tokenizer and checkpoint"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "oxlo_local" / "embedded" / "oxlo-demo.gguf", help="the GGUF file"
+    )
+    parser.add_argument(
+        "--check-overlap",
+        action="store_true",
+        help="compare the held-out questions with the training prompts and end",
+    )
+    parser.add_argument(
+        "--conversations",
+        type=int,
+        default=200_000,
+        help="how many the overlap check looks at (default 200000)",
+    )
+    parser.add_argument(
+        "--held-out", type=Path, default=HELD_OUT, help="the questions, as in scripts/demo_text/held_out.toml"
+    )
     given = parser.parse_args()
     for step in given.steps:
-        if step not in (*STEPS, "data"):
+        if step not in (*STEPS, "data", "commands"):
             parser.error(f"unknown step {step!r}: choose from {', '.join((*STEPS, 'data'))}")
     return given
 
@@ -47,36 +73,47 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def check_overlap(seed: int, count: int) -> int:
+def check_overlap(seed: int, count: int, path: Path) -> int:
     """Prints every overlap; exit code 1 if there is one."""
     from demo_text.conversations import conversation
-    from demo_text.evaluate import held_out, overlaps
+    from demo_text.held_out import held_out, overlaps
 
-    found = overlaps(conversation(seed, number) for number in range(count))
+    questions = held_out(path)
+    found = overlaps(questions, (conversation(seed, number) for number in range(count)))
     for question, prompt in found:
         print(f"{question!r} is too near to the training prompt {prompt!r}")
-    print(f"{len(held_out())} held-out questions, {count} training conversations, {len(found)} overlaps")
+    print(f"{len(questions)} held-out questions, {count} training conversations, {len(found)} overlaps")
     return 1 if found else 0
 
 
 def print_samples(seed: int) -> None:
     """A look at the training text."""
     from demo_text.conversations import conversation
-    from demo_text.tokens import render
+    from demo_text.rendering import render
 
     for number in range(20):
         made = conversation(seed, number)
         print(render(made.messages, made.tools))
 
 
+def print_commands() -> None:
+    """Every command line that the model is taught."""
+    from demo_text.conversations import commands
+
+    print("\n".join(commands()))
+
+
 def make_tokenizer(seed: int, path: Path) -> None:
     """Learns the tokenizer from the first conversations."""
     from demo_text.conversations import conversation
     from demo_text.model import Shape
-    from demo_text.tokens import render, train_tokenizer
+    from demo_text.rendering import render
+    from demo_text.tokens import train_tokenizer
 
     say("tokenizer: reading 30,000 conversations")
-    texts = (render(made.messages, made.tools) for made in (conversation(seed, number) for number in range(30_000)))
+    texts = (
+        render(made.messages, made.tools) for made in (conversation(seed, number) for number in range(30_000))
+    )
     tokenizer = train_tokenizer(texts, Shape().vocabulary)
     path.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(path))
@@ -95,12 +132,16 @@ def run_training(given: argparse.Namespace, tokenizer_path: Path, checkpoint: Pa
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     torch.set_num_threads(given.threads or os.cpu_count() or 1)
     shape = Shape()
-    say(f"train: {Llama(shape).parameter_count() / 1e6:.2f} M parameters on {kind} for {given.minutes:.0f} minutes")
+    say(
+        f"train: {Llama(shape).parameter_count() / 1e6:.2f} M parameters on {kind} for {given.minutes:.0f} minutes"
+    )
     # a GPU is kept busy only by larger batches, and those bear a higher rate
     batch, rate = (4096, 3e-3) if kind == "cpu" else (16_384, 4e-3)
     plan = Plan(given.seed, given.minutes, torch.device(kind), batch_tokens=batch, peak_rate=rate)
     _, progress = train(plan, shape, load_tokenizer(tokenizer_path), checkpoint)
-    say(f"train: {progress.tokens / 1e6:.1f} M tokens in {progress.step} steps, {progress.conversations} conversations")
+    say(
+        f"train: {progress.tokens / 1e6:.1f} M tokens in {progress.step} steps, {progress.conversations} conversations"
+    )
 
 
 def export(tokenizer_path: Path, checkpoint: Path, out: Path) -> None:
@@ -117,13 +158,15 @@ def export(tokenizer_path: Path, checkpoint: Path, out: Path) -> None:
     say(f"export: {out}, {out.stat().st_size / 1e6:.2f} MB")
 
 
-def evaluate(out: Path) -> int:
+def evaluate(out: Path, questions: Path) -> int:
     """Prints the wrong answers and the score; exit code 1 under 80 %."""
     from demo_text.evaluate import score
+    from demo_text.held_out import held_out
 
-    right, wrong = score(out)
+    right, wrong = score(out, held_out(questions))
     for question, said in wrong:
-        print(f"wrong: {question.conversation.messages[-1]['content']!r} -> {said!r}; must {question.must}, must not {question.must_not}")
+        asked = question.conversation.messages[-1]["content"]
+        print(f"wrong: {asked!r} -> {said!r}; must {question.must}, must not {question.must_not}")
     total = right + len(wrong)
     print(f"{right} of {total} held-out questions right: {100 * right / total:.1f} %")
     return 0 if right >= 0.8 * total else 1
@@ -133,18 +176,20 @@ def main() -> int:
     """Runs the steps named, in their order."""
     given = arguments()
     if given.check_overlap:
-        return check_overlap(given.seed, given.conversations)
+        return check_overlap(given.seed, given.conversations, given.held_out)
     tokenizer, checkpoint = given.work / "tokenizer.json", given.work / "checkpoint.pt"
     steps = given.steps or STEPS
     if "data" in steps:
         print_samples(given.seed)
+    if "commands" in steps:
+        print_commands()
     if "tokenizer" in steps and not (tokenizer.exists() and checkpoint.exists()):
         make_tokenizer(given.seed, tokenizer)
     if "train" in steps:
         run_training(given, tokenizer, checkpoint)
     if "export" in steps:
         export(tokenizer, checkpoint, given.out)
-    return evaluate(given.out) if "eval" in steps else 0
+    return evaluate(given.out, given.held_out) if "eval" in steps else 0
 
 
 if __name__ == "__main__":

@@ -9,32 +9,52 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import string
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from .grammar import HERE, Intent, expand, fill, intents, question, untidy
+from .grammar import HERE, SLOT, Intent, expand, fill, intents, question, untidy
 
 # (id, how people write it); the ids are those of models.toml
 MODELS = {
-    "llama-3.3-70b": "llama 3.3 70b", "qwen-3-32b": "qwen3 32b", "deepseek-r1-70b": "deepseek r1 70b", "deepseek-v3.2": "deepseek v3.2",
-    "deepseek-v4-flash": "deepseek v4 flash", "mistral-7b": "mistral 7b", "llama-3.1-8b": "llama 3.1 8b", "llama-3.2-3b": "llama 3.2 3b",
-    "llama-3.2-1b": "llama 3.2 1b", "qwen3-0.6b": "qwen3 0.6b", "qwen3-1.7b": "qwen3 1.7b", "qwen3-4b": "qwen3 4b", "qwen3-8b": "qwen3 8b",
-    "qwen3-14b": "qwen3 14b", "qwen3-30b-a3b": "qwen3 30b a3b", "qwen-3-coder-30b": "qwen3 coder 30b", "qwen-2.5-7b": "qwen 2.5 7b",
-    "qwen-2.5-coder-7b": "qwen 2.5 coder 7b", "deepseek-r1-8b": "deepseek r1 8b", "deepseek-coder-33b": "deepseek coder 33b",
-    "gpt-oss-20b": "gpt oss 20b", "gpt-oss-120b": "gpt oss 120b", "gemma-3-4b": "gemma 3 4b", "gemma-3-27b": "gemma 3 27b",
-    "ministral-14b": "ministral 14b", "gemma-4-12b": "gemma 4 12b", "gemma-3-270m": "gemma 3 270m", "qwen2.5-0.5b": "qwen2.5 0.5b",
+    "llama-3.3-70b": "llama 3.3 70b", "qwen-3-32b": "qwen3 32b", "deepseek-r1-70b": "deepseek r1 70b",
+    "deepseek-v3.2": "deepseek v3.2", "deepseek-v4-flash": "deepseek v4 flash", "mistral-7b": "mistral 7b",
+    "llama-3.1-8b": "llama 3.1 8b", "llama-3.2-3b": "llama 3.2 3b", "llama-3.2-1b": "llama 3.2 1b",
+    "qwen3-0.6b": "qwen3 0.6b", "qwen3-1.7b": "qwen3 1.7b", "qwen3-4b": "qwen3 4b", "qwen3-8b": "qwen3 8b",
+    "qwen3-14b": "qwen3 14b", "qwen3-30b-a3b": "qwen3 30b a3b", "qwen-3-coder-30b": "qwen3 coder 30b",
+    "qwen-2.5-7b": "qwen 2.5 7b", "qwen-2.5-coder-7b": "qwen 2.5 coder 7b",
+    "deepseek-r1-8b": "deepseek r1 8b", "deepseek-coder-33b": "deepseek coder 33b",
+    "gpt-oss-20b": "gpt oss 20b", "gpt-oss-120b": "gpt oss 120b", "gemma-3-4b": "gemma 3 4b",
+    "gemma-3-27b": "gemma 3 27b", "ministral-14b": "ministral 14b", "gemma-4-12b": "gemma 4 12b",
+    "gemma-3-270m": "gemma 3 270m", "qwen2.5-0.5b": "qwen2.5 0.5b",
 }  # fmt: skip
-PREMIUM = ("llama-3.3-70b", "qwen-3-32b", "deepseek-v4-flash", "qwen-3-coder-30b", "gpt-oss-120b", "gemma-3-27b")
-GATED = ("llama-3.3-70b", "llama-3.1-8b", "llama-3.2-3b", "llama-3.2-1b", "gemma-3-4b", "gemma-3-27b", "gemma-3-270m")
+PREMIUM = (
+    "llama-3.3-70b",
+    "qwen-3-32b",
+    "deepseek-v4-flash",
+    "qwen-3-coder-30b",
+    "gpt-oss-120b",
+    "gemma-3-27b",
+)
+GATED = (
+    "llama-3.3-70b",
+    "llama-3.1-8b",
+    "llama-3.2-3b",
+    "llama-3.2-1b",
+    "gemma-3-4b",
+    "gemma-3-27b",
+    "gemma-3-270m",
+)
 WEEK = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
 SYSTEMS = (
-    "You are a helpful assistant.", "You are oxlo-demo, a small demonstration model.", "You are a friendly assistant. Answer briefly.",
-    "You help people use oxlo.", "Be concise.", "You are an AI assistant.", "Answer in one sentence.", "You are a support agent for oxlo.",
+    "You are a helpful assistant.", "You are oxlo-demo, a small demonstration model.",
+    "You are a friendly assistant. Answer briefly.", "You help people use oxlo.", "Be concise.",
+    "You are an AI assistant.", "Answer in one sentence.", "You are a support agent for oxlo.",
     "You are a polite and honest assistant.", "Help the user.",
 )  # fmt: skip
 
@@ -61,7 +81,10 @@ def _pick(name: str, rng: random.Random) -> list[str]:
 
 def _invented(rng: random.Random) -> str:
     """A name that nobody bears, so that names are copied and not only remembered."""
-    parts = [rng.choice("bcdfghjklmnprstvwz") + rng.choice(("a", "e", "i", "o", "u", "an", "el", "or", "in", "is")) for _ in range(rng.choice((2, 2, 3)))]
+    parts = [
+        rng.choice("bcdfghjklmnprstvwz") + rng.choice(("a", "e", "i", "o", "u", "an", "el", "or", "in", "is"))
+        for _ in range(rng.choice((2, 2, 3)))
+    ]
     return "".join(parts).capitalize()
 
 
@@ -86,19 +109,24 @@ def draw_slots(rng: random.Random) -> tuple[dict[str, str], dict[str, str]]:
     minutes = rng.choice((*range(1, 31), 35, 40, 45, 50, 55, 60, 75, 90, 100, 120))
     topic = rng.choice(slot_lists()["topic"] + slot_lists()["thing"])
     meant = {
-        "model": one, "model2": two, "premium": rng.choice(PREMIUM), "ordinary": rng.choice([m for m in MODELS if m not in PREMIUM]),
-        "gated": rng.choice(GATED), "a": str(a), "b": str(b), "sum": str(a + b), "p": str(p), "q": str(q), "product": str(p * q), "a1": str(a + 1),
-        "big": str(big), "big2": str(big2), "total": str(big + big2), "day": WEEK[day], "next_day": WEEK[(day + 1) % 7], "country": country,
-        "capital": capital, "word": word, "opposite": opposite, "coloured": coloured, "Coloured": coloured.capitalize(), "colour": colour,
-        "c1": c1, "C1": c1.capitalize(), "c2": c2, "c3": c3, "chat_do": chat_do, "chat_command": chat_command, "code": code,
-        "code_meaning": code_meaning, "item": item, "items": items if number != 1 else item, "number": str(number), "quantity": str(number),
-        "minutes": str(minutes), "temp": str(rng.randint(-12, 38)), "topic": topic, "age": str(rng.randint(16, 95)),
+        "model": one, "model2": two, "premium": rng.choice(PREMIUM),
+        "ordinary": rng.choice([m for m in MODELS if m not in PREMIUM]), "gated": rng.choice(GATED),
+        "a": str(a), "b": str(b), "sum": str(a + b), "p": str(p), "q": str(q), "product": str(p * q),
+        "a1": str(a + 1), "big": str(big), "big2": str(big2), "total": str(big + big2), "day": WEEK[day],
+        "next_day": WEEK[(day + 1) % 7], "country": country, "capital": capital, "word": word,
+        "opposite": opposite, "coloured": coloured, "Coloured": coloured.capitalize(), "colour": colour,
+        "c1": c1, "C1": c1.capitalize(), "c2": c2, "c3": c3, "chat_do": chat_do, "chat_command": chat_command,
+        "code": code, "code_meaning": code_meaning, "item": item, "items": items if number != 1 else item,
+        "number": str(number), "quantity": str(number), "minutes": str(minutes),
+        "temp": str(rng.randint(-12, 38)), "topic": topic, "age": str(rng.randint(16, 95)),
         "name": rng.choice(slot_lists()["names"]) if rng.random() < 0.7 else _invented(rng),
         "city": rng.choice(slot_lists()["cities"]) if rng.random() < 0.8 else _invented(rng),
         "noise": "".join(rng.choices(string.ascii_lowercase, k=rng.randint(3, 9))),
     }  # fmt: skip
-    for name in ("quant", "port", "ctx", "small", "n", "thing", "person", "topic2", "fact", "event", "program", "lang", "tongue", "phrase",
-                 "illness", "asset", "math", "goods", "goods_cook", "sky", "result", "result2"):  # fmt: skip
+    for name in (
+        "quant", "port", "ctx", "small", "n", "thing", "person", "topic2", "fact", "event", "program", "lang",
+        "tongue", "phrase", "illness", "asset", "math", "goods", "goods_cook", "sky", "result", "result2",
+    ):  # fmt: skip
         meant[name] = rng.choice(slot_lists()[name])
     said = dict(meant)
     for name in ("model", "model2", "premium", "ordinary", "gated"):
@@ -115,15 +143,24 @@ def draw_slots(rng: random.Random) -> tuple[dict[str, str], dict[str, str]]:
 def tool_schemas(rng: random.Random, names: Sequence[str]) -> list[Message]:
     """The tools of these names as a client would send them; descriptions vary or are left out."""
     words = {
-        "get_weather": (("Get the current weather of a city", "Current weather", "Returns the weather in a city"), {"city": "string"}),
-        "set_timer": (("Set a timer", "Start a countdown in minutes", "Sets a timer for some minutes"), {"minutes": "integer"}),
+        "get_weather": (
+            ("Get the current weather of a city", "Current weather", "Returns the weather in a city"),
+            {"city": "string"},
+        ),
+        "set_timer": (
+            ("Set a timer", "Start a countdown in minutes", "Sets a timer for some minutes"),
+            {"minutes": "integer"},
+        ),
         "search": (("Search the web", "Web search", "Finds pages about a query"), {"query": "string"}),
         "add": (("Add two numbers", "Sum of a and b", "Adds numbers"), {"a": "number", "b": "number"}),
     }
     tools: list[Message] = []
     for name in names:
         said, fields = words[name]
-        kinds = {key: {"type": "integer" if kind == "number" and rng.random() < 0.5 else kind} for key, kind in fields.items()}
+        kinds = {
+            key: {"type": "integer" if kind == "number" and rng.random() < 0.5 else kind}
+            for key, kind in fields.items()
+        }
         parameters: Message = {"type": "object", "properties": kinds}
         if rng.random() < 0.7:
             parameters["required"] = list(fields)
@@ -137,7 +174,11 @@ def tool_schemas(rng: random.Random, names: Sequence[str]) -> list[Message]:
 @lru_cache(maxsize=1)
 def _groups() -> tuple[list[Intent], list[Intent], list[Intent]]:
     every = intents()
-    return ([i for i in every if not i.tool and not i.wish], [i for i in every if i.tool], [i for i in every if i.wish])
+    return (
+        [i for i in every if not i.tool and not i.wish],
+        [i for i in every if i.tool],
+        [i for i in every if i.wish],
+    )
 
 
 def _draw(choices: Sequence[Intent], rng: random.Random) -> Intent:
@@ -149,25 +190,42 @@ def talk_turn(intent: Intent, rng: random.Random, *, follow: bool = False) -> li
     said, meant = draw_slots(rng)
     asked = fill(question(intent, rng, follow=follow), said)
     protect = {word.strip(",?!.") for value in said.values() for word in value.split(" ") if len(value) < 25}
-    asked = untidy(asked, rng, protect=protect if intent.room in ("tools", "json") else _names(said), plain=intent.plain)
+    asked = untidy(
+        asked, rng, protect=protect if intent.room in ("tools", "json") else _names(said), plain=intent.plain
+    )
     return [_user(asked), _assistant(fill(rng.choice(intent.answer), meant))]
 
 
 def _names(said: Mapping[str, str]) -> set[str]:
-    return {word for key in ("model", "model2", "word", "coloured", "country", "capital", "noise", "city") for word in said[key].split(" ")}
+    return {
+        word
+        for key in ("model", "model2", "word", "coloured", "country", "capital", "noise", "city")
+        for word in said[key].split(" ")
+    }
 
 
 def tool_turn(intent: Intent, rng: random.Random) -> list[Message]:
     """Question, call, the tool's answer, and what the model makes of it."""
     said, meant = draw_slots(rng)
     asked = fill(question(intent, rng), said)
-    asked = untidy(asked, rng, protect={word for value in said.values() for word in value.split(" ")}, plain=rng.random() < 0.5)
+    asked = untidy(
+        asked,
+        rng,
+        protect={word for value in said.values() for word in value.split(" ")},
+        plain=rng.random() < 0.5,
+    )
     if asked.isupper():
         asked = asked.capitalize()
-    call = {"type": "function", "function": {"name": intent.tool, "arguments": json.loads(fill(intent.call, meant))}}
+    call = {
+        "type": "function",
+        "function": {"name": intent.tool, "arguments": json.loads(fill(intent.call, meant))},
+    }
     turn: list[Message] = [_user(asked), {"role": "assistant", "content": "", "tool_calls": [call]}]
     if rng.random() < 0.75:
-        turn += [{"role": "tool", "content": fill(rng.choice(intent.response), meant)}, _assistant(fill(intent.final, meant))]
+        turn += [
+            {"role": "tool", "content": fill(rng.choice(intent.response), meant)},
+            _assistant(fill(intent.final, meant)),
+        ]
     return turn
 
 
@@ -181,7 +239,11 @@ def json_turn(intent: Intent, rng: random.Random, *, wished: bool) -> list[Messa
         wish = expand(rng.choice(intent.wish), rng)
         wish = wish[0].upper() + wish[1:] if rng.random() < 0.5 else wish
         end = rng.choice((":", ":", " -", ".", " from:", "\n"))
-        asked = f"{wish}{end} {asked}".replace("\n ", "\n") if rng.random() < 0.65 else f"{asked}{rng.choice((' ', chr(10), ' - '))}{wish}"
+        asked = (
+            f"{wish}{end} {asked}".replace("\n ", "\n")
+            if rng.random() < 0.65
+            else f"{asked}{rng.choice((' ', chr(10), ' - '))}{wish}"
+        )
     return [_user(asked), _assistant(fill(intent.answer[0], meant))]
 
 
@@ -227,3 +289,19 @@ def conversation(seed: int, number: int) -> Conversation:
                 last = _draw(talk, rng)
             made.messages += talk_turn(last, rng, follow=follow)
     return made
+
+
+def commands() -> list[str]:
+    """Every command line that an answer can hold: what stands in backticks and begins with oxlo, slots filled."""
+    rng = random.Random(0)
+    found: dict[str, None] = {}
+    for intent in intents():
+        for text in intent.answer:
+            for _ in range(20 if SLOT.search(text) else 1):
+                filled = fill(text, draw_slots(rng)[1])
+                for line in re.findall(r"`(?:[A-Z_]+=\S+ )?((?:scripts/)?oxlo(?: [^`]+)?)`", filled):
+                    found[line.removeprefix("scripts/")] = None
+                if intent.name == "all_commands":
+                    named = filled.partition(".")[0].replace(" and ", ", ")
+                    found.update(dict.fromkeys(f"oxlo {name}" for name in named.split(", ")))
+    return sorted(found)

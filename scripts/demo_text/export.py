@@ -13,12 +13,15 @@ import torch
 from tokenizers import Tokenizer
 
 from .model import Shape
-from .tokens import CONTROL, END, MARKERS, PAD, TEMPLATE
+from .rendering import TEMPLATE
+from .tokens import CONTROL, END, MARKERS, PAD
 
 DESCRIPTION = "Small demonstration chat model of oxlo: talks about using oxlo, not a general assistant."
 
 
-def write_gguf(path: Path, weights: dict[str, torch.Tensor], shape: Shape, tokenizer: Tokenizer, size_label: str) -> None:
+def write_gguf(
+    path: Path, weights: dict[str, torch.Tensor], shape: Shape, tokenizer: Tokenizer, size_label: str
+) -> None:
     """Writes `weights` (the state dict of model.Llama) to `path`; `size_label` as in "4.2M"."""
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_type("model")
@@ -69,7 +72,11 @@ def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
     ids = tokenizer.get_vocab()
     words = sorted(ids, key=ids.__getitem__)
     kinds = [
-        gguf.TokenType.CONTROL if word in CONTROL else gguf.TokenType.USER_DEFINED if word in MARKERS else gguf.TokenType.NORMAL
+        gguf.TokenType.CONTROL
+        if word in CONTROL
+        else gguf.TokenType.USER_DEFINED
+        if word in MARKERS
+        else gguf.TokenType.NORMAL
         for word in words
     ]
     merges = json.loads(tokenizer.to_str())["model"]["merges"]

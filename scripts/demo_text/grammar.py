@@ -119,7 +119,8 @@ is (there a way|it possible|there a command|there any way|there a simple way|the
 (tell|show|explain to|teach) (me|us) how to {do}
 (explain|describe) how to {do}
 (help me|let me|please|help us|allow me to) {do}
-(do you know|any idea|can you tell me|could you tell me|can you explain|i don't know|i wonder|i forgot|remind me|not sure) how to {do}
+(do you know|any idea|can you tell me|could you tell me|can you explain) how to {do}
+(i don't know|i wonder|i forgot|remind me|not sure) how to {do}
 (any|a) (way|command|tip|hint) to {do}
 (steps|instructions|command|commands|guide|the command) to {do}
 {do}
@@ -152,7 +153,24 @@ can i also {do}
 """.strip().split("\n")
 )
 
-DOUBLING = {"get", "set", "run", "stop", "begin", "put", "shut", "drop", "grab", "chat", "let", "cut", "plan", "dump", "sum", "quit"}
+DOUBLING = {
+    "get",
+    "set",
+    "run",
+    "stop",
+    "begin",
+    "put",
+    "shut",
+    "drop",
+    "grab",
+    "chat",
+    "let",
+    "cut",
+    "plan",
+    "dump",
+    "sum",
+    "quit",
+}
 
 
 def gerund(phrase: str) -> str:
@@ -230,18 +248,29 @@ SYNONYMS = (
     ("tell me", "say", "let me know", "explain"),
 )
 _OTHERS = {word: [other for other in group if other != word] for group in SYNONYMS for word in group}
-SHORT = {"what is": "what's", "i am": "i'm", "do not": "don't", "how is": "how's", "cannot": "can't", "i would": "i'd",
-         "it is": "it's", "does not": "doesn't", "you are": "you're"}  # fmt: skip
+SHORT = {
+    "what is": "what's", "i am": "i'm", "do not": "don't", "how is": "how's", "cannot": "can't",
+    "i would": "i'd", "it is": "it's", "does not": "doesn't", "you are": "you're",
+}  # fmt: skip
 DROPPABLE = {"the", "a", "an", "do", "is", "to", "of", "i", "does", "my", "it", "are", "for"}
-BEFORE = ("please", "hi,", "hello,", "hey,", "ok,", "so,", "well,", "excuse me,", "quick question:", "good morning,", "um,", "sorry,",
-          "one more thing:", "another question:", "now,", "right,", "i wonder:", "listen,", "dear oxlo,", "oxlo-demo,", "hi there,",
-          "i have a question:", "just curious:", "question:", "tell me,", "say,", "and", "help:", "alright,")  # fmt: skip
-AFTER = ("please", "thanks", "thank you", "exactly", "then", "in oxlo", "with oxlo", "here", "pls", "again", "by the way", "if i may ask",
-         "quickly", "for me", "i wonder", "any idea", "can you tell me", "do you know", "in this case", "actually", "really")  # fmt: skip
-SETTING = ("i am new to this.", "we are a small team.", "i use linux.", "i have little time.", "i read the readme already.", "my boss asked me.",
-           "i work on a workstation.", "it is for a school project.", "we have one server.", "i am not a programmer.", "great tool.",
-           "i am at home.", "i could not find it.", "there is so much to learn.", "i tried everything.", "this is urgent.",
-           "everything works so far.", "i just began.", "i am a developer.", "it is late.")  # fmt: skip
+BEFORE = (
+    "please", "hi,", "hello,", "hey,", "ok,", "so,", "well,", "excuse me,", "quick question:",
+    "good morning,", "um,", "sorry,", "one more thing:", "another question:", "now,", "right,", "i wonder:",
+    "listen,", "dear oxlo,", "oxlo-demo,", "hi there,", "i have a question:", "just curious:", "question:",
+    "tell me,", "say,", "and", "help:", "alright,",
+)  # fmt: skip
+AFTER = (
+    "please", "thanks", "thank you", "exactly", "then", "in oxlo", "with oxlo", "here", "pls", "again",
+    "by the way", "if i may ask", "quickly", "for me", "i wonder", "any idea", "can you tell me",
+    "do you know", "in this case", "actually", "really",
+)  # fmt: skip
+SETTING = (
+    "i am new to this.", "we are a small team.", "i use linux.", "i have little time.",
+    "i read the readme already.", "my boss asked me.", "i work on a workstation.",
+    "it is for a school project.", "we have one server.", "i am not a programmer.", "great tool.",
+    "i am at home.", "i could not find it.", "there is so much to learn.", "i tried everything.",
+    "this is urgent.", "everything works so far.", "i just began.", "i am a developer.", "it is late.",
+)  # fmt: skip
 
 
 def untidy(text: str, rng: random.Random, *, protect: set[str], plain: bool) -> str:
@@ -293,9 +322,15 @@ def _mistyped(words: list[str], safe: list[bool], rng: random.Random) -> list[st
     return words
 
 
+ASKING = re.compile(
+    r"(and |ok, |so |well, |hi, |hello, )*"
+    r"(how|what|which|who|where|when|why|is|are|do|does|can|could|will|may|must)\b"
+)
+
+
 def _cased(text: str, rng: random.Random) -> str:
     """Capitals and a full stop, or none, as people do."""
-    asks = bool(re.match(r"(and |ok, |so |well, |hi, |hello, )*(how|what|which|who|where|when|why|is|are|do|does|can|could|will|may|must)\b", text))
+    asks = bool(ASKING.match(text))
     style = rng.random()
     if style < 0.45:
         text = re.sub(r"\bi\b(?=['\s])", "I", text)

@@ -1,39 +1,18 @@
-"""From conversations to token ids: the chat template, the byte-level BPE, and what the loss looks at.
+"""Text to token ids: a byte-level BPE of its own, and which tokens the model has to say itself.
 
-The template that the model is trained through is the very file that goes into the GGUF. The regex that cuts words
-before the BPE is GPT-2's, because llama.cpp has the same one under the name "gpt-2".
+The regex that cuts words before the BPE is GPT-2's, because llama.cpp has the same one under the name "gpt-2".
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
 
-import jinja2
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-from .conversations import Message
-from .grammar import HERE
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 CONTROL = (PAD, START, END)
 MARKERS = ("<tools>", "</tools>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
-TEMPLATE = HERE / "chat_template.jinja"
-
-
-@lru_cache(maxsize=1)
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
-    environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
-    return environment.from_string(TEMPLATE.read_text())
-
-
-def render(messages: Sequence[Message], tools: Sequence[Message] = (), *, ask: bool = False) -> str:
-    """The text of a conversation; `ask`: it ends where the model has to answer."""
-    offered = {"tools": tools} if tools else {}
-    return _template().render(messages=messages, add_generation_prompt=ask, **offered)
 
 
 def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:

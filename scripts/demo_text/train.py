@@ -20,9 +20,12 @@ from torch.nn import functional as F
 
 from .conversations import conversation
 from .model import Llama, Shape
-from .tokens import answer_mask, render
+from .rendering import render
+from .tokens import answer_mask
 
-QUESTION_SHARE = 0.12  # of the tokens that are not the model's own, this many are learnt too: they teach the words
+QUESTION_SHARE = (
+    0.12  # of the tokens that are not the model's own, this many are learnt too: they teach the words
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,9 @@ class Progress:
     conversations: int = 0
 
 
-def batches(seed: int, start: int, tokenizer: Tokenizer, plan: Plan, context: int) -> Iterator[tuple[Tensor, Tensor, int]]:
+def batches(
+    seed: int, start: int, tokenizer: Tokenizer, plan: Plan, context: int
+) -> Iterator[tuple[Tensor, Tensor, int]]:
     """(ids, weights of the loss, number of the next conversation), without end, from conversation `start`.
 
     512 conversations at a time are sorted by length, so that little is padding.
@@ -60,7 +65,8 @@ def batches(seed: int, start: int, tokenizer: Tokenizer, plan: Plan, context: in
             rows.append((ids, answer_mask(ids, tokenizer)))
         start += 512
         rows.sort(key=lambda row: len(row[0]))
-        groups, group = [], []
+        groups: list[list[tuple[list[int], list[bool]]]] = []
+        group: list[tuple[list[int], list[bool]]] = []
         for row in rows:
             if group and len(row[0]) * (len(group) + 1) > plan.batch_tokens:
                 groups.append(group)
@@ -73,7 +79,13 @@ def batches(seed: int, start: int, tokenizer: Tokenizer, plan: Plan, context: in
             width = max(len(ids) for ids, _ in group)
             ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in group])
             own = torch.tensor([mask + [False] * (width - len(mask)) for _, mask in group])
-            learnt = own | ((ids != 0) & (torch.rand(ids.shape, generator=torch.Generator().manual_seed(start + at)) < QUESTION_SHARE))
+            learnt = own | (
+                (ids != 0)
+                & (
+                    torch.rand(ids.shape, generator=torch.Generator().manual_seed(start + at))
+                    < QUESTION_SHARE
+                )
+            )
             yield ids, learnt, start
 
 
@@ -105,14 +117,19 @@ def new_optimizer(model: Llama, rate: float) -> torch.optim.AdamW:
     matrices = [weight for weight in model.parameters() if weight.dim() == 2]
     norms = [weight for weight in model.parameters() if weight.dim() == 1]
     return torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.1}, {"params": norms, "weight_decay": 0.0}], lr=rate, betas=(0.9, 0.98), fused=True
+        [{"params": matrices, "weight_decay": 0.1}, {"params": norms, "weight_decay": 0.0}],
+        lr=rate,
+        betas=(0.9, 0.98),
+        fused=True,
     )
 
 
 def save(path: Path, model: Llama, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
     """Writes the checkpoint whole or not at all."""
     part = path.with_suffix(".part")
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": vars(progress)}, part)
+    torch.save(
+        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": vars(progress)}, part
+    )
     part.replace(path)
 
 
@@ -139,7 +156,9 @@ def train(plan: Plan, shape: Shape, tokenizer: Tokenizer, checkpoint: Path) -> t
             group["lr"] = rate
         loss_sum += _step(model, optimizer, ids.to(plan.device), learnt.to(plan.device), half)
         now = time.monotonic()
-        progress = Progress(progress.step + 1, progress.seconds + now - last, progress.tokens + int((ids != 0).sum()), after)
+        progress = Progress(
+            progress.step + 1, progress.seconds + now - last, progress.tokens + int((ids != 0).sum()), after
+        )
         last = now
         if progress.step % 50 == 0:
             print(

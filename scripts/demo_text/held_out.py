@@ -1,0 +1,96 @@
+"""The held-out questions, and the check that training never came near them."""
+
+from __future__ import annotations
+
+import random
+import re
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from .conversations import Conversation, Message, slot_lists, tool_schemas
+from .grammar import HERE
+
+HELD_OUT = HERE / "held_out.toml"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A conversation that waits for an answer, and what must (not) be in it; "a|b" = either of them."""
+
+    conversation: Conversation
+    must: tuple[str, ...]
+    must_not: tuple[str, ...]
+
+    def right(self, answer: str) -> bool:
+        """Whether the answer holds all that it must and nothing that it must not."""
+        text = answer.lower()
+        return all(any(part.lower() in text for part in want.split("|")) for want in self.must) and not any(
+            bad.lower() in text for bad in self.must_not
+        )
+
+
+def held_out(path: Path = HELD_OUT) -> list[Question]:
+    """The questions of a file such as held_out.toml."""
+    made = []
+    for raw in tomllib.loads(path.read_text())["question"]:
+        messages: list[Message] = [{"role": "system", "content": raw["system"]}] if "system" in raw else []
+        messages += raw.get("history", [])
+        if "ask" in raw:
+            messages.append({"role": "user", "content": raw["ask"]})
+        tools = tool_schemas(random.Random(0), raw.get("tools", ()))
+        made.append(
+            Question(Conversation(messages, tools), tuple(raw["must"]), tuple(raw.get("must_not", ())))
+        )
+    return made
+
+
+@lru_cache(maxsize=1)
+def _values() -> frozenset[str]:
+    """Slot values: two questions that differ only in these have the same template."""
+    lists = slot_lists()
+    names = ("names", "cities", "items", "places", "opposites", "coloured", "goods")
+    parts = {part for name in names for value in lists[name] for part in value.lower().split(">")}
+    return frozenset(
+        word
+        for part in parts
+        for word in part.split()
+        if word not in {"a", "an", "the", "of", "on", "in", "up", "no", "to"}
+    )
+
+
+def template_of(text: str) -> tuple[str, ...]:
+    """The words of a question with numbers, model names and slot values blanked."""
+    words = re.findall(r"[a-z0-9][\w.'-]*", text.lower().replace("'s", " is"))
+    words = [word.strip(".'-") for word in words]
+    return tuple("_" if re.search(r"\d", word) or word in _values() else word for word in words)
+
+
+def eights(words: tuple[str, ...]) -> set[tuple[str, ...]]:
+    """Every run of eight words."""
+    return {words[at : at + 8] for at in range(len(words) - 7)}
+
+
+def overlaps(questions: Iterable[Question], conversations: Iterable[Conversation]) -> list[tuple[str, str]]:
+    """(held-out question, training prompt) wherever they are the same template or share eight words in a row."""
+    asked = {template_of(text): text for q in questions for text in _user_texts(q.conversation)[-1:]}
+    runs = {run: text for words, text in asked.items() for run in eights(words)}
+    found: dict[tuple[str, str], None] = {}
+    seen: set[str] = set()
+    for conversation in conversations:
+        for text in _user_texts(conversation):
+            if text in seen:
+                continue
+            seen.add(text)
+            words = template_of(text)
+            if words in asked:
+                found[asked[words], text] = None
+            for run in eights(words) & runs.keys():
+                found[runs[run], text] = None
+    return list(found)
+
+
+def _user_texts(conversation: Conversation) -> list[str]:
+    return [str(message["content"]) for message in conversation.messages if message["role"] == "user"]

@@ -1,0 +1,86 @@
+"""oxlo-demo: it teaches only commands that exist, was not trained on its exam, and passes it from the shipped file."""
+
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from oxlo_local.cli import app
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "scripts" / "train_demo_text.py"
+GGUF = ROOT / "oxlo_local" / "embedded" / "oxlo-demo.gguf"
+
+
+def train_demo_text(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the training script in a process of its own."""
+    return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True)
+
+
+@cache
+def utterable() -> tuple[str, ...]:
+    """Every command line that an answer of the training text holds, its slots filled."""
+    done = train_demo_text("commands")
+    assert done.returncode == 0, done.stderr
+    return tuple(done.stdout.splitlines())
+
+
+def refusal(line: str) -> str | None:
+    """Why the CLI would not take the command line `oxlo …`, or None; nothing is run."""
+    words = shlex.split(line)[1:]
+    command, path = typer.main.get_command(app), "oxlo"
+    while hasattr(command, "commands") and words and not words[0].startswith("-"):
+        below = command.commands
+        if words[0] not in below:
+            return f"`{path}` has no command {words[0]!r}"
+        path, command = f"{path} {words[0]}", below[words.pop(0)]
+    if not words:
+        return None
+    if words == ["--help"]:
+        return None
+    try:
+        command.make_context(path, words)
+    except Exception as error:
+        return f"`{line}`: {error}"
+    return None
+
+
+def test_every_command_that_the_model_can_say_exists() -> None:
+    lines = utterable()
+    assert len(lines) > 30
+    assert [reason for reason in map(refusal, lines) if reason] == []
+
+
+@pytest.mark.parametrize("line", ["oxlo transcribe a.mp3", "oxlo serve --cores 2", "oxlo keys rotate ID"])
+def test_a_command_that_does_not_exist_would_be_noticed(line: str) -> None:
+    assert refusal(line) is not None
+
+
+def test_no_held_out_question_is_near_to_the_training_text() -> None:
+    done = train_demo_text("--check-overlap", "--conversations", "15000")
+    assert done.returncode == 0, done.stdout + done.stderr
+    questions = int(done.stdout.split(" held-out questions")[0].splitlines()[-1])
+    assert questions >= 100
+
+
+def test_a_question_that_was_trained_on_would_be_noticed(tmp_path: Path) -> None:
+    known = tmp_path / "known.toml"
+    known.write_text('[[question]]\nask = "What is the capital of Portugal?"\nmust = ["Lisbon"]\n')
+    done = train_demo_text("--check-overlap", "--conversations", "15000", "--held-out", str(known))
+    assert done.returncode == 1
+    assert "too near" in done.stdout
+
+
+def test_the_file_is_small_enough_to_ship() -> None:
+    assert 1_000_000 < GGUF.stat().st_size <= 10_000_000
+
+
+def test_the_shipped_file_answers_four_of_five_held_out_questions() -> None:
+    pytest.importorskip("llama_cpp")
+    done = train_demo_text("eval")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "held-out questions right" in done.stdout
