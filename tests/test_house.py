@@ -386,7 +386,7 @@ except SystemExit as end:
 """
 HEAVY = frozenset(
     "diffusers faster_whisper httpx huggingface_hub jinja2 llama_cpp numpy prometheus_client prompt_toolkit "
-    "sqlite3 starlette torch transformers uvicorn".split()
+    "starlette torch transformers uvicorn".split()
 )
 
 

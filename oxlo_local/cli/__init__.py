@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from oxlo_local import __version__
-from oxlo_local.cli import bench, chat, doctor, ps, serve
+from oxlo_local.cli import bench, chat, doctor, keys, ledger, models, ps, serve
 from oxlo_local.errors import OxloError
 
 app = typer.Typer(
@@ -40,10 +40,18 @@ def _root(
     pass
 
 
+# In the order of the help: serving, models, money, upkeep.
 app.command()(serve.serve)
 app.command()(ps.ps)
 app.command()(chat.chat)
 app.command()(bench.bench)
+app.command()(models.pull)
+app.command(name="list")(models.list_models)
+app.command()(models.show)
+app.command()(models.rm)
+app.command()(models.plan)
+app.add_typer(keys.app, name="keys")
+app.add_typer(ledger.app, name="ledger")
 app.command()(doctor.doctor)
 app.command()(doctor.purge)
 app.command()(doctor.version)

@@ -23,9 +23,9 @@ def serve(models: list[str], **flags: object) -> None:
     Example:  oxlo serve mistral-7b --port 8080 --parallel 16
     """
     settings = load(flags)
-    from oxlo_local import server  # the only command that needs the HTTP side
+    from oxlo_local.server import run  # the only command that needs the HTTP side
 
-    raise typer.Exit(server.run(settings, models))
+    raise typer.Exit(run(settings, models))
 
 
 def _converter(setting: Setting) -> Callable[[str], object]:
