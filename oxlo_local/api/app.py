@@ -192,7 +192,7 @@ def _add_headers(headers: MutableHeaders, exchange: Exchange) -> None:
 
 # -- errors as responses ----------------------------------------------------------------------------------------------
 
-LINGER_SECONDS = 5.0
+LINGER_SECONDS = 2.0
 
 
 def error_response(error: OxloError) -> Response:
@@ -212,7 +212,7 @@ def error_response(error: OxloError) -> Response:
 class LastWords(Response):
     """An answer to a client that is still sending, after which the connection closes.
 
-    Closing at once would reset the connection, and the client would lose the answer: what it still sends within a few
+    Closing at once would reset the connection, and the client would lose the answer: what it still sends within two
     seconds is read and dropped first.
     """
 

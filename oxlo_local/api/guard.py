@@ -10,6 +10,7 @@ trusts every program of the machine, and a browser is one of them: it runs pages
 
 import hmac
 import ipaddress
+import re
 
 from starlette.requests import HTTPConnection
 
@@ -21,6 +22,7 @@ from oxlo_local.keys import LOCAL
 from oxlo_local.ledger import AddressClass
 
 JSON = "application/json"
+_HOST = re.compile(r"(?:\[(?P<address>[^\[\]]+)\]|(?P<name>[^:\[\]]+))(?::\d{1,5})?")
 
 
 async def admit(state: State, connection: HTTPConnection, *, admin: bool) -> Caller:
@@ -84,15 +86,11 @@ def refuse_web_pages(connection: HTTPConnection, settings: Settings) -> None:
 
 def _is_own_name(host: str, settings: Settings) -> bool:
     """Whether a Host header (name with or without port) names this machine's loopback, or the configured host."""
-    name = host.lower()
-    if name.startswith("["):
-        name, _, port = name[1:].partition("]")
-        port = port.removeprefix(":")
-    else:
-        name, _, port = name.partition(":")
-    if port and not port.isdigit():
+    match = _HOST.fullmatch(host.lower())
+    if match is None:
         return False
-    if name in ("localhost", settings.host.lower()):
+    name = match["address"] or match["name"]
+    if name in ("localhost", settings.host.lower().strip("[]")):
         return True
     try:
         return ipaddress.ip_address(name).is_loopback

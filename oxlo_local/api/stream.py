@@ -190,7 +190,7 @@ class TextAnswer:
         exchange, state = self._exchange, self._state
         caller = exchange.caller
         assert caller is not None
-        opened = state.inference.open(self._call_for, model=self._model, caller=caller, request=self._request)
+        opened = state.inference.open(self._call, model=self._model, caller=caller, request=self._request)
         async with opened as run:
             exchange.entry, exchange.model = run.entry, run.model.id
             exchange.warnings += run.warnings
