@@ -191,10 +191,10 @@ def _pointed_at(blob: Path) -> bool:
 def _prune(folder: Path, top: Path) -> None:
     """Remove folders that have become empty, from `folder` up to `top`, and `top` when it holds no file at all."""
     while folder != top and folder.is_relative_to(top):
-        try:
+        if folder.is_dir():
+            if any(folder.iterdir()):
+                return
             folder.rmdir()
-        except OSError:
-            return
         folder = folder.parent
     if top.is_dir() and not any(path.is_file() or path.is_symlink() for path in top.rglob("*")):
         for path in sorted(top.rglob("*"), reverse=True):

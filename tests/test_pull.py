@@ -1,0 +1,433 @@
+"""`oxlo pull` end to end: names, builds, disks, hubs that fail, and a real process that is killed half-way."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from oxlo_local.catalogue import Catalogue
+from oxlo_local.config import Settings, load
+from oxlo_local.errors import BadRequest, ModelDoesNotFit, ModelNotFound, NotFound, OxloError, Unavailable
+from oxlo_local.hardware import Machine
+from oxlo_local.hub import Hub, RemoteFile, Snapshot
+from oxlo_local.pull import Chosen, Event, Note, Progress, Pull, Pulled, builds
+from oxlo_local.store import Manifest, Store
+from tests import hub as stand_in
+from tests.conftest import ROOT, until
+from tests.hub import Repository, gguf_bytes, running_hub
+
+CHUNK = 10 * 1024 * 1024  # huggingface_hub writes to the disk in pieces of this size
+GB = 1_000_000_000
+SMALL, LARGER = gguf_bytes(4000, seed=1), gguf_bytes(9000, seed=2)
+
+OWN_MODELS = """
+[models.tiny]
+repo = "own/tiny-GGUF"
+default_quant = "Q4_K_M"
+shape = { layers = 2, kv_heads = 2, head_dim = 16 }
+context = 2048
+files.Q4_K_M = { bytes = 4_000, status = "confirmed", files = ["tiny-Q4_K_M.gguf"] }
+files.Q8_0 = { bytes = 9_000, status = "confirmed", files = ["tiny-Q8_0.gguf"] }
+files.Q2_K = { bytes = 2_000, status = "confirmed", files = ["tiny-q2_k.gguf"] }
+[models.big]
+repo = "own/big-GGUF"
+default_quant = "Q4_K_M"
+shape = { layers = 2, kv_heads = 2, head_dim = 16 }
+context = 2048
+files.Q4_K_M = { bytes = 6_000_000_000, status = "confirmed", files = ["big-Q4_K_M.gguf"] }
+files.Q3_K_M = { bytes = 5_000_000_000, status = "confirmed", files = ["big-Q3_K_M.gguf"] }
+files.Q2_K = { bytes = 4_000_000_000, status = "confirmed", files = ["big-Q2_K.gguf"] }
+[models.heard]
+kind = "speech"
+engine = "speech"
+repo = "own/heard"
+default_quant = "float16"
+files.float16 = { bytes = 5_000, status = "confirmed", files = ["model.bin", "*.json"] }
+"""
+
+
+@pytest.fixture
+def site() -> Iterator[stand_in.Hub]:
+    with running_hub() as site:
+        site.repositories["own/tiny-GGUF"] = Repository(
+            {"tiny-Q4_K_M.gguf": SMALL, "tiny-Q8_0.gguf": LARGER, "README.md": b"# tiny"}
+        )
+        yield site
+
+
+@dataclass
+class Desk:
+    """Somebody who pulls: a home, a cache, a machine, and what was told."""
+
+    settings: Settings
+    hub: Hub
+    machine: Machine = Machine(4, 16 * GB, 12 * GB)
+    free: Callable[[Path], int] = lambda path: 1000 * GB
+    told: list[Event] = field(default_factory=list)
+
+    @property
+    def store(self) -> Store:
+        return Store(self.settings)
+
+    def catalogue(self) -> Catalogue:
+        return Catalogue.load(self.settings.user_models_toml, installed=self.store.installed())
+
+    def pull(self, name: str, tell: Callable[[Event], None] | None = None) -> Manifest:
+        pulling = Pull(
+            store=self.store,
+            catalogue=self.catalogue(),
+            machine=self.machine,
+            hub=self.hub,
+            tell=tell or self.told.append,
+            free=self.free,
+        )
+        return pulling.run(name)
+
+    def notes(self) -> str:
+        return "\n".join(event.text for event in self.told if isinstance(event, Note))
+
+
+@pytest.fixture
+def desk(site: stand_in.Hub, tmp_path: Path) -> Desk:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "config.toml").touch()
+    (home / "models.toml").write_text(OWN_MODELS)
+    settings = load({"home": str(home), "config": str(home / "config.toml")}, environ={})
+    settings.make_home()
+    return Desk(settings, Hub(endpoint=site.url, cache=tmp_path / "cache"))
+
+
+# -- models of the catalogue ------------------------------------------------------------------------------------------
+
+
+def test_a_pulled_model_has_a_manifest_and_answers_to_its_name(desk: Desk, site: stand_in.Hub) -> None:
+    manifest = desk.pull("tiny")
+
+    assert manifest.path.read_bytes() == SMALL
+    kept = desk.store.manifest("tiny")
+    assert kept is not None
+    assert (kept.repo, kept.revision, kept.quant) == ("own/tiny-GGUF", "1" * 40, "Q4_K_M")
+    assert [(file.name, file.bytes, file.sha256, file.ours) for file in kept.files] == [
+        ("tiny-Q4_K_M.gguf", 4000, Repository.sha256(SMALL), True)
+    ]
+    assert kept.pulled.endswith("+00:00")
+    assert desk.catalogue().resolve("Tiny").model.path == manifest.path
+    assert desk.store.unfinished("tiny") is None
+    chosen = next(event for event in desk.told if isinstance(event, Chosen))
+    assert (chosen.quant, chosen.files, chosen.bytes, chosen.missing) == ("Q4_K_M", 1, 4000, 4000)
+    assert isinstance(desk.told[-1], Pulled)
+    assert {event.verifying for event in desk.told if isinstance(event, Progress)} == {False, True}
+
+
+def test_another_build_is_taken_when_named_and_replaces_the_first(desk: Desk) -> None:
+    first = desk.pull("tiny")
+    second = desk.pull("tiny:q8_0")
+
+    assert second.quant == "Q8_0"
+    assert second.path.read_bytes() == LARGER
+    assert not first.path.exists() and not os.path.lexists(first.path)
+    assert "replaced the build that was here" in desk.notes()
+    assert desk.store.installed() == {"tiny": second.path}
+
+
+def test_a_model_that_is_here_is_not_fetched_again(desk: Desk, site: stand_in.Hub) -> None:
+    desk.pull("tiny")
+    before = len(site.downloads())
+    desk.pull("tiny")
+    assert len(site.downloads()) == before
+    assert "tiny:Q4_K_M is already here" in desk.notes()
+
+
+def test_what_is_here_stays_when_the_hub_is_away(desk: Desk, site: stand_in.Hub) -> None:
+    manifest = desk.pull("tiny")
+    site.status = 418
+    assert desk.pull("tiny").path == manifest.path
+    assert "tiny stays as it is" in desk.notes()
+
+
+def test_a_build_that_the_repository_no_longer_has_is_named_with_what_it_has(desk: Desk) -> None:
+    with pytest.raises(NotFound, match=r"there is no Q2_K in the repository; it has Q4_K_M, Q8_0"):
+        desk.pull("tiny:Q2_K")
+
+
+def test_a_file_that_was_renamed_is_found_by_its_build(desk: Desk, site: stand_in.Hub) -> None:
+    site.repositories["own/tiny-GGUF"] = Repository({"moved/Tiny.q4_k_m.gguf": SMALL})
+    assert desk.pull("tiny").files[0].name == "moved/Tiny.q4_k_m.gguf"
+
+
+def test_the_largest_build_that_fits_is_taken_when_the_default_does_not(
+    desk: Desk, site: stand_in.Hub
+) -> None:
+    site.repositories["own/big-GGUF"] = Repository({"big-Q3_K_M.gguf": SMALL, "big-Q2_K.gguf": LARGER})
+    desk.machine = Machine(4, 6 * GB, 1 * GB)  # what is in use now does not count
+    assert desk.pull("big").quant == "Q3_K_M"
+
+
+def test_nothing_is_fetched_when_no_build_fits(desk: Desk, site: stand_in.Hub) -> None:
+    desk.machine = Machine(4, 2 * GB, 2 * GB)
+    with pytest.raises(
+        ModelDoesNotFit, match=r"weights 4\.0 GB .*`oxlo pull big:Q2_K` fetches it all the same"
+    ):
+        desk.pull("big")
+    assert not site.seen
+
+
+def test_a_folder_model_is_fetched_whole(desk: Desk, site: stand_in.Hub) -> None:
+    files = {"model.bin": LARGER, "config.json": b"{}", "vocabulary.json": b"[]", "README.md": b"#"}
+    site.repositories["own/heard"] = Repository(files)
+    manifest = desk.pull("heard")
+    assert manifest.path.is_dir()
+    assert sorted(path.name for path in manifest.path.iterdir()) == [
+        "config.json",
+        "model.bin",
+        "vocabulary.json",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("mistrl-7b", "did you mean mistral-7b"),
+        ("deepseek-v3.2", "cannot be served here: .* 405 GB .* gpt-oss-120b"),
+        ("kimi-k2.5", "a trillion parameters"),
+    ],
+)
+def test_names_that_cannot_be_pulled_are_explained(desk: Desk, name: str, words: str) -> None:
+    with pytest.raises(ModelNotFound, match=words):
+        desk.pull(name)
+
+
+# -- repositories and files -------------------------------------------------------------------------------------------
+
+
+def listing(*paths: str) -> Snapshot:
+    return Snapshot("a/b", "1" * 40, tuple(RemoteFile(path, 1, None, "0") for path in paths))
+
+
+def test_builds_are_told_by_their_file_names() -> None:
+    found = builds(
+        listing(
+            "Qwen3-8B-Q4_K_M.gguf",
+            "sub/Model-Q8_0/Model-Q8_0-00001-of-00002.gguf",
+            "sub/Model-Q8_0/Model-Q8_0-00002-of-00002.gguf",
+            "model.UD-IQ2_M.gguf",
+            "gpt-oss-20b-mxfp4.gguf",
+            "e5_fp16.gguf",
+            "mmproj-F16.gguf",
+            "MTP/Model-Q6_K.gguf",
+            "model.imatrix-Q5_K.gguf",
+            "README.md",
+        )
+    )
+    assert {quant: [len(parts) for parts in models] for quant, models in found.items()} == {
+        "Q4_K_M": [1],
+        "Q8_0": [2],
+        "UD-IQ2_M": [1],
+        "MXFP4": [1],
+        "FP16": [1],
+    }
+
+
+def test_a_repository_gives_its_usual_build(desk: Desk, site: stand_in.Hub) -> None:
+    site.repositories["You/Some-Model-GGUF"] = Repository(
+        {"m-Q8_0.gguf": LARGER, "m-Q4_K_M.gguf": SMALL, "mmproj-f16.gguf": SMALL}
+    )
+    manifest = desk.pull("hf:You/Some-Model-GGUF")
+    assert (manifest.id, manifest.quant) == ("some-model", "Q4_K_M")
+    model = desk.catalogue().resolve("some-model").model
+    assert (model.kind, model.context, model.price_micros) == ("chat", 2048, 1000)
+
+
+def test_a_repository_may_not_take_the_name_of_another_model(desk: Desk, site: stand_in.Hub) -> None:
+    site.repositories["evil/mistral-7b-GGUF"] = Repository({"m-Q4_K_M.gguf": SMALL})
+    site.repositories["other/Tiny"] = Repository({"m-Q4_K_M.gguf": SMALL})
+    assert desk.pull("hf:evil/mistral-7b-GGUF").id == "evil-mistral-7b"
+    assert desk.pull("hf:other/Tiny").id == "other-tiny"
+    assert desk.pull("hf:own/tiny-GGUF:Q8_0").id == "tiny", "the catalogue's own repository is its model"
+
+
+def test_split_files_come_whole_and_in_order(desk: Desk, site: stand_in.Hub) -> None:
+    parts = {f"big/m-Q4_K_M-0000{part}-of-00003.gguf": gguf_bytes(3000, seed=part) for part in (1, 2, 3)}
+    site.repositories["you/split"] = Repository(parts)
+    manifest = desk.pull("hf:you/split")
+    assert manifest.path.name == "m-Q4_K_M-00001-of-00003.gguf"
+    assert [file.path.read_bytes() for file in manifest.files] == list(parts.values())
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "words"),
+    [
+        (["x-Q5_1.gguf", "x-Q3_K_L.gguf"], "hf:a/b", r"name one as hf:a/b:QUANT: Q3_K_L, Q5_1"),
+        (
+            ["x-Q4_K_M.gguf", "y-Q4_K_M.gguf", "x-F32.gguf"],
+            "hf:a/b:Q4_K_M",
+            "several models in Q4_K_M: x-.*, y-",
+        ),
+        (["x-Q4_K_M.gguf"], "hf:a/b:Q9", "there is no Q9 in the repository; it has Q4_K_M"),
+        (["model.safetensors"], "hf:a/b", "holds no GGUF model"),
+        (["x-Q4_K_M-00001-of-00002.gguf"], "hf:a/b", "has 1 of the 2 parts"),
+        ([], "hf:justaname", "write it as hf:OWNER/NAME"),
+        ([], "some/path", "there is no file .* hf:OWNER/NAME"),
+    ],
+)
+def test_what_is_not_clear_is_asked_for(
+    desk: Desk, site: stand_in.Hub, files: list[str], name: str, words: str
+) -> None:
+    site.repositories["a/b"] = Repository(dict.fromkeys(files, SMALL))
+    with pytest.raises(OxloError, match=words):
+        desk.pull(name)
+
+
+def test_a_file_that_no_engine_can_load_is_refused(desk: Desk, site: stand_in.Hub) -> None:
+    site.repositories["a/b"] = Repository({"x-Q4_K_M.gguf": b"not a model" * 500})
+    with pytest.raises(BadRequest, match="does not begin with the letters GGUF"):
+        desk.pull("hf:a/b")
+    assert desk.store.installed() == {}
+
+
+def test_a_local_file_is_noted_where_it_lies(desk: Desk, tmp_path: Path) -> None:
+    path = tmp_path / "mine.gguf"
+    path.write_bytes(SMALL)
+    manifest = desk.pull(str(path))
+    assert (manifest.id, manifest.source, manifest.path) == ("mine", "file", path)
+    assert manifest.files[0].sha256 == Repository.sha256(SMALL)
+    assert desk.pull(str(path)).id == "mine", "again is no error"
+    assert desk.catalogue().resolve("mine").model.path == path
+
+    assert desk.store.remove("mine") == 0
+    assert path.exists()
+
+
+# -- disks, and failing half-way --------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_told_with_the_numbers_before_anything_is_fetched(
+    desk: Desk, site: stand_in.Hub
+) -> None:
+    site.repositories["own/tiny-GGUF"] = Repository({"tiny-Q4_K_M.gguf": gguf_bytes(3_000_000)})
+    desk.free = lambda path: 1_000_000
+    with pytest.raises(
+        OxloError, match=r"needs 3 MB in .*cache, where 1 MB are free: 2 MB too little.*HF_HOME"
+    ):
+        desk.pull("tiny")
+    assert not site.downloads()
+
+
+def test_ctrl_c_keeps_what_has_come_and_says_so(desk: Desk, site: stand_in.Hub) -> None:
+    content = gguf_bytes(2 * CHUNK)
+    site.repositories["own/tiny-GGUF"] = Repository({"tiny-Q4_K_M.gguf": content})
+
+    def interrupt(event: Event) -> None:
+        desk.told.append(event)
+        if isinstance(event, Progress) and event.done == 2 * CHUNK:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        desk.pull("tiny", interrupt)
+    assert "stopped: 10 MB of 21 MB are kept, the same command goes on" in desk.notes()
+    assert desk.store.installed() == {}
+    unfinished = desk.store.unfinished("tiny")
+    assert unfinished is not None
+
+    desk.told.clear()
+    assert desk.pull("tiny").path.read_bytes() == content
+    assert site.downloads()[-1].range == f"bytes={CHUNK}-"
+    assert next(event.missing for event in desk.told if isinstance(event, Chosen)) == CHUNK
+
+
+def test_rm_deletes_what_an_interrupted_pull_left(desk: Desk, site: stand_in.Hub, tmp_path: Path) -> None:
+    site.repositories["own/tiny-GGUF"] = Repository({"tiny-Q4_K_M.gguf": gguf_bytes(2 * CHUNK)})
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, Progress) and event.done == 2 * CHUNK:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        desk.pull("tiny", interrupt)
+    assert desk.store.remove("tiny") == CHUNK
+    assert not (tmp_path / "cache/models--own--tiny-GGUF").exists()
+
+
+def test_a_wrong_file_leaves_the_model_not_here(desk: Desk, site: stand_in.Hub) -> None:
+    site.wrong["tiny-Q4_K_M.gguf"] = 2
+    with pytest.raises(OxloError, match="fetched twice and is wrong"):
+        desk.pull("tiny")
+    assert desk.store.installed() == {}
+    assert desk.pull("tiny").path.read_bytes() == SMALL
+
+
+def test_a_hub_that_is_away_is_an_error_for_what_is_not_here(desk: Desk, site: stand_in.Hub) -> None:
+    site.status = 418
+    with pytest.raises(Unavailable, match="answers 418"):
+        desk.pull("tiny")
+
+
+def command(desk: Desk, tmp_path: Path, site: stand_in.Hub, *arguments: str) -> subprocess.Popen[bytes]:
+    """A real `oxlo` process over the stand-in."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "oxlo_local", *arguments],
+        cwd=ROOT,
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith(("OXLO_", "HF_"))},
+            "OXLO_HOME": str(desk.settings.home),
+            "OXLO_CONFIG": str(desk.settings.config),
+            "HF_ENDPOINT": site.url,
+            "HF_HUB_CACHE": str(tmp_path / "cache"),
+            "HF_TOKEN_PATH": str(tmp_path / "no-token"),
+        },
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_a_pull_that_was_killed_goes_on_where_it_stopped(
+    desk: Desk, site: stand_in.Hub, tmp_path: Path
+) -> None:
+    content = gguf_bytes(2 * CHUNK + 500_000)
+    site.repositories["own/tiny-GGUF"] = Repository({"tiny-Q4_K_M.gguf": content})
+    site.stall_at["tiny-Q4_K_M.gguf"] = CHUNK + 400_000
+    snapshot = desk.hub.snapshot("own/tiny-GGUF")
+    partial = desk.hub.place(snapshot, snapshot.files[0]).partial
+
+    first = command(desk, tmp_path, site, "pull", "tiny", "--json")
+    assert site.stalled.wait(30)
+    until(lambda: partial.exists() and partial.stat().st_size == CHUNK)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    site.go_on.set()
+    assert desk.store.installed() == {}
+
+    second = command(desk, tmp_path, site, "pull", "tiny", "--json")
+    out, err = second.communicate(timeout=40)
+    assert second.returncode == 0, err.decode()
+    events = [msgspec.json.decode(line) for line in out.splitlines()]
+    assert events[0]["event"] == "chosen" and events[0]["missing"] == CHUNK + 500_000
+    assert events[-1]["event"] == "pulled"
+    assert [request.range for request in site.downloads()] == [None, f"bytes={CHUNK}-"]
+    assert desk.store.installed()["tiny"].read_bytes() == content
+
+
+def test_two_pulls_of_one_model_share_the_work(desk: Desk, site: stand_in.Hub, tmp_path: Path) -> None:
+    content = gguf_bytes(CHUNK + 1000)
+    site.repositories["own/tiny-GGUF"] = Repository({"tiny-Q4_K_M.gguf": content})
+    site.stall_at["tiny-Q4_K_M.gguf"] = 1_000_000
+
+    pulls = [command(desk, tmp_path, site, "pull", "tiny", "--quiet") for _ in range(2)]
+    assert site.stalled.wait(30)
+    lists = "/api/models/own/tiny-GGUF/tree"
+    until(lambda: sum(request.path.startswith(lists) for request in site.seen) == 2, 30)
+    site.go_on.set()
+
+    for pull in pulls:
+        _, err = pull.communicate(timeout=40)
+        assert pull.returncode == 0, err.decode()
+    assert len(site.downloads()) == 1
+    assert desk.store.installed()["tiny"].read_bytes() == content
