@@ -1,0 +1,119 @@
+"""Headers of GGUF files: read, measured, refused."""
+
+import struct
+import time
+from pathlib import Path
+
+import pytest
+
+from oxlo_local.errors import BadRequest
+from oxlo_local.gguf import Header, geometry, read_header, size, whole
+from tests.hub import gguf_bytes
+
+
+def test_a_header_tells_the_shape(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf_bytes(5000, block_count=3, embedding_length=96))
+    header = read_header(path)
+    assert header.architecture == "llama"
+    assert header.vocab_size == 3
+    found = geometry(header, size([path]))
+    assert found.weights == 5000
+    assert (found.layers, found.embd, found.vocab, found.context) == (3, 96, 3, 2048)
+    assert found.kv_per_token == 3 * 2 * (24 + 24), "layers x KV heads x (key + value)"
+
+
+def test_a_real_model_is_read(shared: Path) -> None:
+    path = shared / "models" / "stories260K.gguf"
+    header = read_header(path)
+    assert (header.architecture, header.vocab_size) == ("llama", 512)
+    assert geometry(header, 1).kv_per_token == 5 * 4 * (8 + 8)
+
+
+def test_real_vocabularies_cost_no_more_than_a_tenth_of_a_second(shared: Path) -> None:
+    files = sorted((shared / "models" / "vocab").glob("*.gguf"))
+    assert files
+    for path in files:
+        start = time.perf_counter()
+        assert read_header(path).vocab_size > 10_000
+        assert time.perf_counter() - start < 0.1, path.name
+
+
+@pytest.mark.parametrize(
+    ("values", "arrays", "kv", "state"),
+    [
+        # Keys and values of their own sizes.
+        ({"attention.key_length": 128, "attention.value_length": 64}, {}, 4 * 2 * (128 + 64), 0),
+        # Every head its own cache, where nothing is said of fewer.
+        ({"attention.head_count_kv": None}, {}, 4 * 8 * (16 + 16), 0),
+        # A hybrid: attention in one of four layers, a state in the others.
+        (
+            {
+                "attention.head_count_kv": None,
+                "ssm.inner_size": 256,
+                "ssm.state_size": 16,
+                "ssm.conv_kernel": 4,
+            },
+            {"attention.head_count_kv": [0, 0, 2, 0]},
+            2 * (16 + 16),
+            3 * 256 * (16 + 4) * 4,
+        ),
+        # Latent attention keeps one vector.
+        (
+            {"attention.head_count_kv": 1, "attention.key_length": 576, "attention.key_length_mla": 192},
+            {},
+            4 * 576,
+            0,
+        ),
+    ],
+)
+def test_what_a_token_costs(
+    values: dict[str, int | None], arrays: dict[str, list[int | float]], kv: int, state: int
+) -> None:
+    numbers: dict[str, int | None] = {
+        "block_count": 4, "embedding_length": 128, "attention.head_count": 8, "attention.head_count_kv": 2, **values
+    }  # fmt: skip
+    header = Header(
+        values={
+            "general.architecture": "x",
+            **{f"x.{key}": number for key, number in numbers.items() if number},
+        },
+        arrays={f"x.{key}": numbers for key, numbers in arrays.items()},
+    )
+    found = geometry(header, 0)
+    assert (found.kv_per_token, found.state_bytes) == (kv, state)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is no GGUF file"),
+        (b"PK\x03\x04" + bytes(100), "does not begin with the letters GGUF"),
+        (b"GGUF" + struct.pack("<I", 1) + bytes(100), "GGUF version 1 is not supported"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "does not say its architecture"),
+        (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1 << 40), "beyond the end of the file"),
+        (gguf_bytes(5000)[:60], "is no GGUF file"),
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(content)
+    with pytest.raises(BadRequest, match=words):
+        read_header(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match=r"cannot read .*m\.gguf: No such file"):
+        read_header(tmp_path / "m.gguf")
+
+
+def test_parts_belong_together(tmp_path: Path) -> None:
+    parts = [tmp_path / f"m-0000{part}-of-00003.gguf" for part in (1, 2, 3)]
+    for part in parts:
+        part.write_bytes(b"12")
+    assert whole(parts[1]) == parts
+    assert size(parts) == 6
+    assert whole(tmp_path / "m.gguf") == [tmp_path / "m.gguf"]
+    parts[2].unlink()
+    with pytest.raises(BadRequest, match="do not lie beside it: m-00003-of-00003.gguf"):
+        whole(parts[0])
