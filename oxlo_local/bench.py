@@ -112,7 +112,7 @@ def loads(plan: Plan, scale: Scale) -> list[Load]:
     if "clients" in plan.groups:
         found += [Load(_clients(n), n, _Independent(plan, scale, n)) for n in plan.clients]
     if "shared" in plan.groups:
-        found.append(Load(f"shared prefix, {_clients(GROUP_CLIENTS)}", GROUP_CLIENTS, _Shared(plan, scale)))
+        found.append(Load(f"shared, {_clients(GROUP_CLIENTS)}", GROUP_CLIENTS, _Shared(plan, scale)))
     if "mixed" in plan.groups:
         found.append(Load(f"mixed, {_clients(GROUP_CLIENTS)}", GROUP_CLIENTS, _Mixed(plan, scale, longest)))
     return found

@@ -14,6 +14,7 @@ from oxlo_local.cli import figures as figures_room
 from oxlo_local.client import ChatUsage, PromptDetails, locate
 from oxlo_local.errors import BadRequest, ModelNotFound
 from tests.conftest import RunningServer
+from tests.random_server import random_server
 from tests.stub_server import CHAT, DONE, HEAD, Reply, Stub, answer, piece, refusal, stub_server
 
 SCALE = Scale(fixed=10, per_word=2)
@@ -36,7 +37,7 @@ def test_words_are_scaled_to_tokens_by_what_the_server_counted() -> None:
 
 def test_the_loads_of_a_plan() -> None:
     named = {load.name: load for load in bench.loads(PLAN, SCALE)}
-    assert list(named) == ["1 client", "4 clients", "shared prefix, 8 clients", "mixed, 8 clients"]
+    assert list(named) == ["1 client", "4 clients", "shared, 8 clients", "mixed, 8 clients"]
     assert [len(load.asks(0)) for load in named.values()] == [16, 16, 16, 16]
     many = bench.loads(msgspec.structs.replace(PLAN, clients=(40,), groups=("clients",)), SCALE)
     assert len(many[0].asks(0)) == 40
@@ -141,7 +142,7 @@ def test_rounds_become_medians_with_their_spread() -> None:
 def test_what_spoils_the_figures_is_said() -> None:
     rows = [
         bench.row("16 clients", 16, [one_round(1, cached=90)]),
-        bench.row("shared prefix, 8 clients", 8, [one_round(1, cached=90)]),
+        bench.row("shared, 8 clients", 8, [one_round(1, cached=90)]),
         bench.row("1 client", 1, [one_round(1, cpu=0.8)]),
     ]
     said = bench.warnings(rows)
@@ -154,6 +155,12 @@ def test_what_spoils_the_figures_is_said() -> None:
 @pytest.fixture
 def stub() -> Iterator[Stub]:
     with stub_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def nonsense(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    with random_server(tmp_path_factory.mktemp("nonsense")) as server:
         yield server
 
 
@@ -198,9 +205,9 @@ async def test_what_the_server_refuses_at_the_start_is_raised(stub: Stub) -> Non
 # -- a real server ----------------------------------------------------------------------------------------------
 
 
-async def test_a_real_server_is_measured(server: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_real_server_is_measured(nonsense: RunningServer, capsys: pytest.CaptureFixture[str]) -> None:
     plan = Plan(
-        model=server.model,
+        model=nonsense.model,
         clients=(1, 4),
         requests=4,
         prompt_tokens=60,
@@ -210,11 +217,11 @@ async def test_a_real_server_is_measured(server: RunningServer, capsys: pytest.C
         seed=Random().randrange(10**9),
     )
     told: list[str] = []
-    report = await bench.bench(locate(server.home / "serve.json"), plan, told.append)
+    report = await bench.bench(locate(nonsense.home / "serve.json"), plan, told.append)
     names = [
         "1 client",
         "4 clients",
-        "shared prefix, 8 clients",
+        "shared, 8 clients",
         "mixed, 8 clients",
         "  short prompts",
         "  long prompts",

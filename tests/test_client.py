@@ -30,6 +30,7 @@ from oxlo_local.errors import (
     every_error,
 )
 from tests.conftest import RunningServer
+from tests.random_server import random_server
 from tests.stub_server import (
     CHAT,
     DONE,
@@ -51,6 +52,12 @@ BODY = ChatBody(model="stub-1", messages=[Turn("user", "hi")], temperature=0.0)
 @pytest.fixture
 def stub() -> Iterator[Stub]:
     with stub_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def nonsense(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    with random_server(tmp_path_factory.mktemp("nonsense")) as server:
         yield server
 
 
@@ -256,16 +263,16 @@ def test_an_answer_of_another_form_is_an_error(stub: Stub) -> None:
 # -- a real server ---------------------------------------------------------------------------------------------
 
 
-def test_a_real_server_is_found_and_answers(server: RunningServer) -> None:
-    address = locate(server.home / "serve.json")
-    assert address == Address(server.url, server.admin_token)
+def test_a_real_server_is_found_and_answers(nonsense: RunningServer) -> None:
+    address = locate(nonsense.home / "serve.json")
+    assert address == Address(nonsense.url, nonsense.admin_token)
     body = ChatBody(
-        model=server.model, messages=[Turn("user", "Hello")], max_completion_tokens=8, temperature=0
+        model=nonsense.model, messages=[Turn("user", "Hello")], max_completion_tokens=8, temperature=0
     )
     with Client(address) as client:
         assert client.ready()
-        assert server.model in {item.id for item in client.models()}
-        assert client.model(server.model).status == "ready"
+        assert nonsense.model in {item.id for item in client.models()}
+        assert client.model(nonsense.model).status == "ready"
         assert "# TYPE" in client.metrics()
         with client.chat(body) as stream:
             chunks = list(stream)
@@ -273,10 +280,10 @@ def test_a_real_server_is_found_and_answers(server: RunningServer) -> None:
     assert chunks[-1].usage is not None and 1 <= chunks[-1].usage.completion_tokens <= 8
 
 
-def test_a_real_server_names_an_unknown_model(server: RunningServer) -> None:
+def test_a_real_server_names_an_unknown_model(nonsense: RunningServer) -> None:
     body = ChatBody(model="no-such-model", messages=[Turn("user", "Hello")])
     with (
-        Client(locate(server.home / "serve.json")) as client,
+        Client(locate(nonsense.home / "serve.json")) as client,
         pytest.raises(ModelNotFound),
         client.chat(body),
     ):

@@ -9,6 +9,7 @@ from oxlo_local.client import Address, ChatBody, Client, Turn, encode_chat, loca
 from oxlo_local.errors import ModelNotFound, ServerError, Unavailable
 from oxlo_local.stream_connection import StreamConnection
 from tests.conftest import RunningServer
+from tests.random_server import random_server
 from tests.stub_server import CHAT, Reply, Stub, answer, free_port, piece, refusal, stub_server
 
 BODY = ChatBody(model="stub-1", messages=[Turn("user", "hi")], temperature=0.0)
@@ -17,6 +18,12 @@ BODY = ChatBody(model="stub-1", messages=[Turn("user", "hi")], temperature=0.0)
 @pytest.fixture
 def stub() -> Iterator[Stub]:
     with stub_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def nonsense(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    with random_server(tmp_path_factory.mktemp("nonsense")) as server:
         yield server
 
 
@@ -74,11 +81,11 @@ async def test_nobody_there_is_unavailable() -> None:
         await streamed(StreamConnection(Address(f"http://127.0.0.1:{free_port()}")))
 
 
-async def test_a_real_server_speaks_the_same_to_the_lean_connection(server: RunningServer) -> None:
+async def test_a_real_server_speaks_the_same_to_the_lean_connection(nonsense: RunningServer) -> None:
     body = ChatBody(
-        model=server.model, messages=[Turn("user", "Hello")], max_completion_tokens=8, temperature=0
+        model=nonsense.model, messages=[Turn("user", "Hello")], max_completion_tokens=8, temperature=0
     )
-    address = locate(server.home / "serve.json")
+    address = locate(nonsense.home / "serve.json")
     lean: list[str] = []
     connection = StreamConnection(address)
     head = await connection.chat(encode_chat(body), lambda chunk: lean.append(chunk.text))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import msgspec
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -34,14 +35,15 @@ def show(report: Report) -> None:
     if not console.is_terminal:
         console = Console(highlight=False, width=TABLE_WIDTH)
     plan = report.plan
+    rounds = "1 round" if plan.rounds == 1 else f"{plan.rounds} rounds"
     console.print(
-        f"{plan.model} at {report.url}: {plan.rounds} rounds, prompts of about {plan.prompt_tokens} tokens, "
+        f"{plan.model} at {report.url}: {rounds}, prompts of about {plan.prompt_tokens} tokens, "
         f"answers of at most {plan.max_tokens}, temperature {plan.temperature:g}",
         markup=False,
     )
     console.print(table(report.rows))
     console.print(
-        "Medians over the rounds (lowest-highest). ms: p50 / p95 / max. gap: between two pieces of an answer. at once: "
+        "Medians over the rounds (lowest-highest). ms: p50/p95/max. gap: between two pieces of an answer. at once: "
         "answers that streamed at the same time. cached: prompt tokens that were not computed again. client: this "
         "process's own share of a core.",
         markup=False,
@@ -53,19 +55,10 @@ def show(report: Report) -> None:
 
 def table(rows: list[Row]) -> Table:
     """One line a load."""
-    drawn = Table(pad_edge=False)
-    drawn.add_column("load", no_wrap=True)
-    for head in (
-        "tokens/s",
-        "requests/s",
-        "TTFT ms",
-        "gap ms",
-        "at once",
-        "prompt (cached)",
-        "errors",
-        "client",
-    ):
-        drawn.add_column(head, justify="right", no_wrap=True)
+    drawn = Table(box=SIMPLE_HEAD, pad_edge=False, padding=0)
+    drawn.add_column("load", overflow="fold")
+    for head in ("tokens/s", "requests/s", "TTFT ms", "gap ms", "at once", "prompt (cached)", "errors", "client"):
+        drawn.add_column(head, justify="right", overflow="fold")
     for row in rows:
         summary = row.summary
         prompt = sum(each.prompt_tokens for each in row.rounds)
@@ -85,12 +78,15 @@ def table(rows: list[Row]) -> Table:
 
 
 def ranged(spread: Spread) -> str:
-    """A median with its range."""
+    """A median, with its range where there is one."""
+    if spread.low == spread.high:
+        return f"{spread.median:.1f}"
     return f"{spread.median:.1f} ({spread.low:.1f}-{spread.high:.1f})"
 
 
 def times(summary: dict[str, Spread], key: str) -> str:
-    """p50 / p95 / max of one kind of time."""
+    """p50/p95/max of one kind of time; a tenth of a millisecond matters only below ten."""
     if f"{key}_p50" not in summary:
         return "-"
-    return " / ".join(f"{summary[f'{key}_{part}'].median:.0f}" for part in ("p50", "p95", "max"))
+    medians = [summary[f"{key}_{part}"].median for part in ("p50", "p95", "max")]
+    return "/".join(f"{value:.1f}" if value < 10 else f"{value:.0f}" for value in medians)
