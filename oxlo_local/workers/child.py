@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -19,15 +21,35 @@ WORKER_COMMAND = (sys.executable, "-m", "oxlo_local.workers.main")
 READ_BYTES = 1 << 18
 LAST_LINES = 20  # of its stderr, kept as the engine's own words
 LINE_MAX = 500  # characters
+END_SECONDS = 10.0  # from the end of its pipe to its own
 BOOT_SECONDS = 60.0  # until its first frame: an interpreter's start on a slow disk, no more
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Stderr:
+    """A pipe of our own for what a process says: asyncio's would tie the process's end to whoever holds the pipe."""
+
+    reader: asyncio.StreamReader
+    transport: asyncio.ReadTransport
+    write_end: int
+
+    @classmethod
+    async def open(cls) -> "Stderr":
+        """A new pipe; `write_end` is for the process."""
+        read_end, write_end = os.pipe()
+        reader = asyncio.StreamReader(READ_BYTES)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb", 0)
+        )
+        return cls(reader, transport, write_end)
+
+
 class Child:
     """One process, from spawn to exit."""
 
-    def __init__(self, process: asyncio.subprocess.Process, pulse: Pulse) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, stderr: "Stderr", pulse: Pulse) -> None:
         self.pid = process.pid
         self.pulse = pulse
         self.loaded = 0.0
@@ -39,7 +61,8 @@ class Child:
         self._spoken = False  # since its first frame pings are answered
         self._reason = ""
         self._lines: deque[str] = deque(maxlen=LAST_LINES)
-        self._stderr = asyncio.create_task(self._collect_stderr())
+        self._stderr = stderr
+        self._listening = asyncio.create_task(self._listen())
 
     @classmethod
     async def spawn(cls, command: Sequence[str], pulse: Pulse) -> "Child":
@@ -48,10 +71,22 @@ class Child:
         Raises OSError when it cannot be started.
         """
         pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True, limit=READ_BYTES
-        )
-        return cls(process, pulse)
+        stderr = await Stderr.open()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=stderr.write_end,
+                start_new_session=True,
+                limit=READ_BYTES,
+            )
+        except BaseException:
+            stderr.transport.close()
+            raise
+        finally:
+            os.close(stderr.write_end)
+        return cls(process, stderr, pulse)
 
     def send(self, message: Down) -> None:
         """Queue one frame; a process that has gone takes none, and its end is noticed elsewhere."""
@@ -111,21 +146,35 @@ class Child:
 
     async def ended(self) -> str:
         """Wait for the end; how it came about, then the last lines that the process wrote."""
-        status = await self._process.wait()
+        stdin = self._process.stdin
+        if stdin is not None and not stdin.is_closing():
+            stdin.transport.abort()  # nobody reads what is left in it
+        try:
+            status = await asyncio.wait_for(self._exit(), END_SECONDS)
+        except TimeoutError:
+            self.kill("it closed its pipe and did not leave")
+            status = await self._exit()
         # A grandchild may hold stderr open: what has not arrived by now is not waited for.
-        await asyncio.wait([self._stderr], timeout=0.5)
-        self._stderr.cancel()
+        await asyncio.wait([self._listening], timeout=0.5)
+        self._stderr.transport.close()
+        await self._listening
         if not self._reason:
             self._reason = (
                 f"killed by {signal_name(-status)}" if status < 0 else f"exited with status {status}"
             )
         return "\n".join([self._reason, *(f"  {line}" for line in self._lines)])
 
-    async def _collect_stderr(self) -> None:
-        stderr = self._process.stderr
-        assert stderr is not None
+    async def _exit(self) -> int:
+        # `wait` waits for the pipes too, and a full one is only seen to be closed once it has been emptied.
+        stdout = self._process.stdout
+        assert stdout is not None
+        while await stdout.read(READ_BYTES):
+            pass
+        return await self._process.wait()
+
+    async def _listen(self) -> None:
         rest = ""
-        while data := await stderr.read(READ_BYTES):
+        while data := await self._stderr.reader.read(READ_BYTES):
             *lines, rest = (rest + data.decode("utf-8", "replace")).split("\n")
             for line in lines:
                 self._note(line)

@@ -5,7 +5,7 @@ The reader thread owns stdin: it passes calls on, answers pings itself (one deco
 and ends the process the moment stdin closes, which is how a child notices that its parent was killed.
 
 What would break the pipe is moved out of its way first: engines print from native code, so fd 1 becomes a second
-stderr and the frames leave through a private copy. Signals meant for the parent (Ctrl-C reaches a whole terminal,
+stderr and the frames go through private copies. Signals meant for the parent (Ctrl-C reaches a whole terminal,
 service managers signal every process) are ignored, because the parent may still be draining.
 """
 
@@ -34,7 +34,7 @@ from oxlo_local.calls import (
     Up,
     decode_down,
 )
-from oxlo_local.engines import ENGINES, Engine
+from oxlo_local.engines import ENGINES, Engine, Progress
 from oxlo_local.workers.pipe import Frames, pack
 
 Command = Load | Submit | Cancel | Stop
@@ -168,7 +168,7 @@ class LoadProgress:
             self._pipe.send(Loading(min(fraction, 1.0)))
 
 
-def load_engine(load: Load, progress: LoadProgress) -> Engine:
+def load_engine(load: Load, progress: Progress) -> Engine:
     """The engine that `load` names. Raises ValueError for an unknown one, ImportError naming the extra it needs."""
     where = ENGINES.get(load.engine)
     if where is None:
@@ -192,13 +192,19 @@ def resident_bytes() -> int:
         return 0
 
 
-def claim_stdout() -> int:
-    """A private copy of fd 1 for the frames; fd 1 itself becomes stderr, for whatever native code prints."""
-    private = os.dup(1)
-    os.set_blocking(private, True)
-    os.set_blocking(0, True)
+def claim_pipe() -> tuple[int, int]:
+    """Private copies of fd 0 and 1 for the frames, which no grandchild inherits.
+
+    fd 1 itself becomes stderr, for whatever native code prints, and fd 0 is empty.
+    """
+    incoming, outgoing = os.dup(0), os.dup(1)
+    for private in (incoming, outgoing):
+        os.set_blocking(private, True)
     os.dup2(2, 1)
-    return private
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return incoming, outgoing
 
 
 def die_with_parent() -> None:
@@ -210,12 +216,12 @@ def die_with_parent() -> None:
 
 def main() -> None:
     """Run a worker over this process's stdin and stdout; exits 0 after Stop, 1 after a failure."""
-    outgoing = claim_stdout()
+    incoming, outgoing = claim_pipe()
     die_with_parent()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     log.start_worker()
-    worker = Worker(Pipe(0, outgoing))
+    worker = Worker(Pipe(incoming, outgoing))
     threading.Thread(target=worker.read, name="reader", daemon=True).start()
     status = 0
     try:

@@ -294,33 +294,40 @@ class Fleet:
         home.life = asyncio.create_task(self._live(home, action.after), name=f"worker {action.model}")
 
     async def _live(self, home: Home, after: float) -> None:
-        """One process of a model, from its start to its end; never raises, but for being cancelled before it exists."""
+        """One process of a model, from its start to its end, however that comes about."""
         model = home.spec.model_id
         await asyncio.sleep(after)
         self._router.starting(model)
         try:
-            child = await Child.spawn(self._command, Pulse(self._settings.step_timeout, self._silent_pings))
+            why = await self._from_spawn_to_end(home)
         except OSError as error:
-            self._lost(home, f"its process cannot be started: {error}")
-            return
-        home.child = child
-        if self._stopping:
-            child.kill("the server stopped")
-        logger.info("model %s: process %d started", model, child.pid)
-        spec = home.spec
-        child.send(Load(spec.engine, model, spec.path, spec.options))
-        self._changed()
-        home.tasks = [asyncio.create_task(child.ping(self._settings.ping_seconds))]
-        try:
-            await child.read(lambda message: self._take(home, child, message))
+            why = f"its process cannot be started: {error}"
         except Exception as error:
-            logger.exception("model %s: its messages cannot be handled", model)
-            child.kill(f"the parent could not handle its messages: {error}")
-        why = await child.ended()
+            logger.exception("model %s: its supervision failed", model)
+            why = f"its supervision failed: {error}"
         for task in home.tasks:
             task.cancel()
-        home.child = None
+        if home.child is not None:
+            home.child.kill(why)
+            await home.child.ended()
+            home.child = None
         self._lost(home, why)
+
+    async def _from_spawn_to_end(self, home: Home) -> str:
+        """Returns how the process ended. Raises OSError when there was none."""
+        spec = home.spec
+        pulse = Pulse(self._settings.step_timeout, self._silent_pings)
+        child = home.child = await Child.spawn(self._command, pulse)
+        if self._stopping:
+            child.kill("the server stopped")
+        logger.info("model %s: process %d started", spec.model_id, child.pid)
+        child.send(Load(spec.engine, spec.model_id, spec.path, spec.options))
+        home.tasks = [asyncio.create_task(child.ping(self._settings.ping_seconds))]
+        self._changed()
+        await child.read(lambda message: self._take(home, child, message))
+        why = await child.ended()
+        home.child = None
+        return why
 
     def _lost(self, home: Home, why: str) -> None:
         model = home.spec.model_id

@@ -169,7 +169,7 @@ async def test_an_unknown_engine_and_a_missing_program_are_failed_starts(fleet_o
 
 
 async def test_noise_on_the_pipe_ends_the_process(fleet_of: MakeFleet) -> None:
-    noise = "import os, sys; os.write(1, b'Hello, I am no frame at all'); sys.stdin.buffer.read()"
+    noise = "import os\nwhile True: os.write(1, b'Hello, I am no frame at all')"
     fleet = fleet_of(command=(sys.executable, "-c", noise))
     await fleet.start([echo()])
     await until(lambda: status(fleet).state == "failed")

@@ -1,0 +1,96 @@
+"""Which models are started, and with what options."""
+
+from decimal import Decimal
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from oxlo_local import config
+from oxlo_local.calls import TextOptions
+from oxlo_local.catalogue import Catalogue, Model
+from oxlo_local.config import Settings
+from oxlo_local.errors import BadRequest, ModelDoesNotFit, ModelNotFound, UnsupportedValue
+from oxlo_local.hardware import Machine
+from oxlo_local.lineup import chosen, is_path, laid_over, specs
+
+PRICE = Decimal("0.001")
+
+
+@pytest.fixture
+def settings(home: Path) -> Settings:
+    return config.load({"home": home}, {})
+
+
+def catalogue(path: Path, *models: Model) -> Catalogue:
+    demo = Model(id="oxlo-demo", path=path, price_usd=PRICE)
+    return Catalogue([demo, *models], {"demo": "oxlo-demo"}, PRICE)
+
+
+def machine(gigabytes: float) -> Machine:
+    return Machine(cores=2, ram_total=int(gigabytes * 1e9), ram_available=int(gigabytes * 1e9))
+
+
+def test_without_names_the_marked_ones_else_the_demo(long_winded: Path) -> None:
+    marked = Model(id="m", path=long_winded, price_usd=PRICE, preload=True)
+    unmarked = Model(id="u", path=long_winded, price_usd=PRICE)
+    away = Model(id="w", price_usd=PRICE, preload=True)
+    assert [one.id for one in chosen(catalogue(long_winded, marked, unmarked, away), [])] == ["m"]
+    assert [one.id for one in chosen(catalogue(long_winded, unmarked, away), [])] == ["oxlo-demo"]
+
+
+def test_names_are_ids_aliases_or_files_and_each_model_once(long_winded: Path) -> None:
+    known = catalogue(long_winded)
+    found = chosen(known, ["demo", str(long_winded), "oxlo-demo", str(long_winded)])
+    assert [one.id for one in found] == ["oxlo-demo", "long-winded"]
+    assert known.resolve("long-winded").model.path == long_winded
+
+
+def test_what_is_not_here_or_no_model_is_refused(long_winded: Path, tmp_path: Path) -> None:
+    known = catalogue(long_winded, Model(id="voice", kind="speech", engine="speech", path=long_winded))
+    with pytest.raises(ModelNotFound):
+        chosen(known, ["oxlo-dmo"])
+    with pytest.raises(BadRequest):
+        chosen(known, [str(tmp_path / "nothing.gguf")])
+    with pytest.raises(UnsupportedValue, match="speech"):
+        chosen(known, ["voice"])
+
+
+def test_only_what_looks_like_a_file_is_one(tmp_path: Path) -> None:
+    (tmp_path / "model").touch()
+    assert is_path("model.gguf") and is_path(str(tmp_path / "model"))
+    assert not is_path("mistral-7b") and not is_path("hf:owner/repo")
+
+
+def test_models_share_the_machine_and_the_one_too_many_is_refused_with_the_sum(
+    long_winded: Path, settings: Settings
+) -> None:
+    models = [Model(id=id, path=long_winded, price_usd=PRICE) for id in ("a", "b", "c")]
+    first = specs(models[:1], settings, machine(100))[0]
+    assert (first.engine, first.path, first.counts_for_ready) == ("text", str(long_winded), True)
+    assert isinstance(first.options, TextOptions) and first.options.ctx and first.options.parallel
+    room = next(size / 20 for size in range(1, 100) if fits(models[:2], settings, size / 20))
+    with pytest.raises(ModelDoesNotFit, match="c .*|weights"):
+        specs(models, settings, machine(room))
+
+
+def fits(models: list[Model], settings: Settings, gigabytes: float) -> bool:
+    try:
+        specs(models, settings, machine(gigabytes))
+    except ModelDoesNotFit:
+        return False
+    return True
+
+
+def test_settings_lie_over_a_model_s_own_options(home: Path) -> None:
+    settings = config.load({"home": home, "ctx": 512, "flash_attention": False}, {})
+    own = TextOptions(ctx=4096, parallel=3, chat_template="x")
+    laid = laid_over(own, settings)
+    assert laid == TextOptions(ctx=512, parallel=3, chat_template="x", flash_attention=False)
+    assert laid_over(own, config.load({"home": home}, {})) == own
+
+
+def test_every_option_of_an_engine_can_be_set_by_a_setting_but_the_template() -> None:
+    names = set(TextOptions.__struct_fields__)
+    known = {field.name for field in msgspec.structs.fields(Settings)}
+    assert names - known == {"chat_template"}
