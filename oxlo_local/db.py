@@ -42,7 +42,7 @@ READERS: Final = 3
 LARGEST_BATCH: Final = 128  # writes in one transaction: bounds how long the first of them waits for the last
 OLDEST_SQLITE: Final = (3, 31, 0)
 WRITES_A_CHECKPOINT: Final = 500  # about 2,000 pages of WAL
-LONGEST_WAL: Final = 16_384  # pages (64 MiB); from here on the writer has to wait until the WAL is empty
+LONGEST_WAL: Final = 16_384  # pages (64 MiB); from here on the writer copies the last of them itself
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts like the number it writes
 
@@ -218,7 +218,7 @@ class _Writer(threading.Thread):
             if batch:
                 self._commit(batch)
                 _answer(batch)
-                self._checkpoints.written(len(batch))
+                self._checkpoints.written(len(batch), self._connection)
 
     def _commit(self, batch: Sequence[_Write]) -> None:
         try:
@@ -270,18 +270,24 @@ class _Checkpoints(threading.Thread):
     """Copies the WAL into the file beside the writer.
 
     A passive checkpoint holds nobody up, but under steady load there is always a newer frame at its end, so the WAL
-    would never start over. Once it is long, a second pass keeps the writer out while it copies those last frames.
+    would never start over. Once it is long, the writer makes the next pass itself, between two commits.
     """
 
     def __init__(self, path: Path, busy_seconds: float) -> None:
         super().__init__(name="ledger-checkpoints", daemon=True)
         self._connection = _connect(path, busy_seconds)
         self._writes = 0
+        self._long = False
         self._due: queue.SimpleQueue[bool] = queue.SimpleQueue()  # False = no more will come
 
-    def written(self, writes: int) -> None:
-        """Called by the writer after each commit."""
+    def written(self, writes: int, connection: Connection) -> None:
+        """Called by the writer, with its connection, between two commits."""
         self._writes += writes
+        if self._long:
+            pages, copied = self._copy(connection)
+            self._long = (
+                pages < 0 or copied < pages
+            )  # the other thread's own pass, or a reader, was in the way
         if self._writes >= WRITES_A_CHECKPOINT:
             self._writes = 0
             self._due.put(True)
@@ -289,12 +295,20 @@ class _Checkpoints(threading.Thread):
     def run(self) -> None:
         """Until `close`."""
         while self._due.get():
-            try:
-                _, pages, _ = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-                if pages > LONGEST_WAL:
-                    self._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
-            except sqlite3.Error as error:  # locked, or a disk in trouble: the WAL grows until it works again
-                log.warning("the ledger's WAL could not be copied: %s", error)
+            pages, _ = self._copy(self._connection)
+            self._long = pages > LONGEST_WAL
+
+    def _copy(self, connection: Connection) -> tuple[int, int]:
+        """Copy what no reader still needs; returns the pages in the WAL, and how many of them are in the file.
+
+        Both are -1 while somebody else copies.
+        """
+        try:
+            _, pages, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            return pages, copied
+        except sqlite3.Error as error:  # a disk in trouble: the WAL grows until it works again
+            log.warning("the ledger's WAL could not be copied: %s", error)
+            return 0, 0
 
     def close(self) -> None:
         """End the thread and close its connection."""
