@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,6 +153,7 @@ class Environment:
         self.python = self.path / "bin" / "python"
         self.stamp = self.path / "installed"
         self.log = self.path / "install.log"
+        self.busy = self.path / "busy"  # there while pip works: one that was killed may leave half a package
         self.constraints = root / "constraints.txt"
 
     def extras(self, fingerprint: str) -> set[str] | None:
@@ -165,7 +167,8 @@ class Environment:
     def create(self) -> None:
         """Make the empty environment, unless a sound one is left from an earlier try."""
         self.stamp.unlink(missing_ok=True)
-        if self.python.exists() and self._run([str(self.python), "-m", "pip", "--version"]) == 0:
+        whole = self.python.exists() and not self.busy.exists()
+        if whole and self._run([str(self.python), "-m", "pip", "--version"]) == 0:
             return
         if self.path.exists():
             shutil.rmtree(self.path)
@@ -209,6 +212,7 @@ class Environment:
 
     def _run(self, command: list[str], variables: dict[str, str] | None = None) -> int:
         """Run a step with its output in the log; say every minute that it still runs. Dies with us."""
+        self.busy.touch()
         with self.log.open("a") as log:
             print("+", *command, file=log, flush=True)
             environ = {**os.environ, **(variables or {})}
@@ -224,7 +228,9 @@ class Environment:
             try:
                 while True:
                     try:
-                        return process.wait(timeout=60)
+                        code = process.wait(timeout=60)
+                        self.busy.unlink()
+                        return code
                     except subprocess.TimeoutExpired:
                         say(f"  still at it after {(time.monotonic() - begun) / 60:.0f} min")
             finally:
@@ -311,14 +317,15 @@ def install(env: Environment, extras: set[str]) -> None:
     check_disk(env, extras, machine)
     begun = time.monotonic()
     env.create()
+    steps: list[tuple[str, Callable[[], None]]] = []
     if "image" in extras:
-        say("1/3 torch")
-        install_torch(env, machine)
+        steps.append(("torch", lambda: install_torch(env, machine)))
     if "text" in extras:
-        say("2/3 llama-cpp-python")
-        install_llama(env, machine)
-    say("3/3 everything else")
-    env.must("--editable", f".[{','.join(sorted(extras))}]")
+        steps.append(("llama-cpp-python", lambda: install_llama(env, machine)))
+    steps.append(("everything else", lambda: env.must("--editable", f".[{','.join(sorted(extras))}]")))
+    for number, (name, step) in enumerate(steps, 1):
+        say(f"{number}/{len(steps)} {name}")
+        step()
     say(f"installed in {(time.monotonic() - begun) / 60:.1f} min")
 
 

@@ -89,6 +89,18 @@ def test_a_stamp_counts_only_with_its_fingerprint_and_a_python(install: ModuleTy
     assert env.extras("3 4") is None
 
 
+def test_what_a_killed_pip_left_is_thrown_away(install: ModuleType, tmp_path: Path) -> None:
+    env = install.Environment(tmp_path)
+    env.create()
+    installed = env.path / "something installed"
+    installed.touch()
+    env.create()
+    assert installed.exists() and not env.busy.exists()
+    env.busy.touch()
+    env.create()
+    assert not installed.exists() and env.python.exists()
+
+
 def test_every_build_that_needs_a_choice_is_pinned(install: ModuleType) -> None:
     env = install.Environment(ROOT)
     assert env.pinned("torch") == "2.13.0"
