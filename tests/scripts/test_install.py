@@ -89,6 +89,7 @@ def test_a_stamp_counts_only_with_its_fingerprint_and_a_python(install: ModuleTy
     assert env.extras("3 4") is None
 
 
+@pytest.mark.timeout(240)
 def test_what_a_killed_pip_left_is_thrown_away(install: ModuleType, tmp_path: Path) -> None:
     env = install.Environment(tmp_path)
     env.create()

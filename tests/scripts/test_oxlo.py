@@ -117,6 +117,7 @@ def test_an_environment_that_does_not_fit_is_not_used(checkout: Path, tmp_path: 
     assert "no Python >= 3.11" in done.stderr  # it went on to the installer, which needs one
 
 
+@pytest.mark.timeout(240)
 def test_a_failed_installation_is_one_clear_line_and_leaves_no_stamp(checkout: Path) -> None:
     finish(checkout, "text")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "OXLO_"))}
