@@ -277,19 +277,21 @@ class _Checkpoints(threading.Thread):
         super().__init__(name="ledger-checkpoints", daemon=True)
         self._connection = _connect(path, busy_seconds)
         self._writes = 0
+        self._copying = False
         self._long = False
         self._due: queue.SimpleQueue[bool] = queue.SimpleQueue()  # False = no more will come
 
     def written(self, writes: int, connection: Connection) -> None:
         """Called by the writer, with its connection, between two commits."""
         self._writes += writes
+        if self._copying:
+            return
         if self._long:
             pages, copied = self._copy(connection)
-            self._long = (
-                pages < 0 or copied < pages
-            )  # the other thread's own pass, or a reader, was in the way
+            self._long = copied < pages  # a reader was in the way
         if self._writes >= WRITES_A_CHECKPOINT:
             self._writes = 0
+            self._copying = True
             self._due.put(True)
 
     def run(self) -> None:
@@ -297,12 +299,10 @@ class _Checkpoints(threading.Thread):
         while self._due.get():
             pages, _ = self._copy(self._connection)
             self._long = pages > LONGEST_WAL
+            self._copying = False
 
     def _copy(self, connection: Connection) -> tuple[int, int]:
-        """Copy what no reader still needs; returns the pages in the WAL, and how many of them are in the file.
-
-        Both are -1 while somebody else copies.
-        """
+        """Copy what no reader still needs; returns the pages in the WAL, and how many of them are in the file."""
         try:
             _, pages, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             return pages, copied
