@@ -1,7 +1,6 @@
 """`oxlo pull` end to end: names, builds, disks, hubs that fail, and a real process that is killed half-way."""
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -400,7 +399,7 @@ def test_a_pull_that_was_killed_goes_on_where_it_stopped(
     first = command(desk, tmp_path, site, "pull", "tiny", "--json")
     assert site.stalled.wait(30)
     until(lambda: partial.exists() and partial.stat().st_size == CHUNK)
-    first.send_signal(signal.SIGKILL)
+    first.kill()
     first.communicate()
     site.go_on.set()
     assert desk.store.installed() == {}
