@@ -22,9 +22,10 @@ import msgspec
 import uvicorn
 from msgspec import Struct
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from oxlo_local import __version__, hardware, lineup, log
-from oxlo_local.api.app import State, create_app
+from oxlo_local.api.app import State, create_app, not_http
 from oxlo_local.catalogue import Catalogue
 from oxlo_local.config import Settings
 from oxlo_local.db import Database
@@ -79,6 +80,15 @@ class HttpServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals to `Signals`."""
         yield
+
+
+class Http(HttpToolsProtocol):
+    """uvicorn's HTTP with the one error shape also for what is no HTTP."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer and close."""
+        self.transport.write(not_http())
+        self.transport.close()
 
 
 class Signals:
@@ -267,6 +277,7 @@ def http_config(app: ASGIApp) -> uvicorn.Config:
     """uvicorn as we run it: no lifespan, no logs of its own, no trust in forwarding headers."""
     return uvicorn.Config(
         app,
+        http=Http,
         lifespan="off",
         ws="none",
         log_config=None,

@@ -1,6 +1,6 @@
 """The HTTP side: the visible list of all routes, the frame around every request, and errors as responses.
 
-    Frame (id, headers, log line, metrics, last resort) > CORS (only with cors_origins) > router > guard > endpoint
+    Frame (id, headers, log line, metrics) > CORS (only with cors_origins) > router > guard > endpoint
 
 Everything that fails raises an `OxloError`; only this file makes a response of one.
 """
@@ -39,7 +39,7 @@ from oxlo_local.errors import (
 from oxlo_local.ledger import usd
 from oxlo_local.protocol import parts
 
-__all__ = ["ROUTES", "Endpoint", "State", "create_app", "error_response"]
+__all__ = ["ROUTES", "Endpoint", "State", "create_app", "error_response", "not_http"]
 
 log = logging.getLogger("oxlo.api")
 
@@ -74,7 +74,11 @@ def create_app(state: State) -> ASGIApp:
     app = Starlette(
         routes=[Route(each.path, Guarded(state, each), methods=[each.method]) for each in ROUTES],
         middleware=_cors(state),
-        exception_handlers={HTTPException: _on_http_exception, OxloError: _on_error},
+        exception_handlers={
+            HTTPException: _on_http_exception,
+            OxloError: _on_error,
+            Exception: _on_fault,
+        },
     )
     app.router.redirect_slashes = False
     return Frame(app, state)
@@ -156,9 +160,6 @@ class Frame:
             await self._app(scope, receive, framed)
         except Exception:
             log.exception("a request failed")
-            if not exchange.status:
-                failure = ServerError("The server failed on this request; its log says why.")
-                await error_response(failure)(scope, receive, framed)
         finally:
             self._finish(scope, exchange)
 
@@ -209,6 +210,13 @@ def error_response(error: OxloError) -> Response:
     return kind(body, error.status, headers, media_type="application/json")
 
 
+def not_http() -> bytes:
+    """The answer, from the status line on, to bytes that are no HTTP request and so never reach the routes."""
+    response = error_response(BadRequest("This is not an HTTP/1.1 request that the server can read."))
+    lines = [b"HTTP/1.1 400 Bad Request", *(name + b": " + value for name, value in response.raw_headers)]
+    return b"\r\n".join([*lines, b"connection: close", b"", bytes(response.body)])
+
+
 class LastWords(Response):
     """An answer to a client that is still sending, after which the connection closes.
 
@@ -236,6 +244,11 @@ async def _on_error(request: Request, error: Exception) -> Response:
     if isinstance(error, Cancelled):
         exchange_of(request).client_left = True
     return error_response(error)
+
+
+async def _on_fault(request: Request, error: Exception) -> Response:
+    """Anything else is a fault of ours, which the frame logs."""
+    return error_response(ServerError("The server failed on this request; its log says why."))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

@@ -5,12 +5,15 @@ need real text ask for `server` (tests/conftest.py) instead.
 """
 
 import asyncio
+import json
+import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -176,3 +179,18 @@ def start_site(tmp_path: Path) -> Iterator[StartSite]:
 def chat_body(text: str = "hello", **fields: object) -> dict[str, object]:
     """A chat request that the echo engine answers with `text`, word by word."""
     return {"model": "echo", "messages": [{"role": "user", "content": text}], **fields}
+
+
+def connect(site: Site) -> socket.socket:
+    """A bare connection to the site."""
+    parts = urlsplit(site.url)
+    return socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=10)
+
+
+def send(site: Site, body: dict[str, object]) -> socket.socket:
+    """A connection on which a chat has been asked for, and nothing read yet."""
+    link = connect(site)
+    data = json.dumps(body).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    link.sendall(head.encode() + b"content-length: %d\r\n\r\n" % len(data) + data)
+    return link

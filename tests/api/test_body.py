@@ -3,12 +3,11 @@
 import asyncio
 import json
 import socket
-from urllib.parse import urlsplit
 
 import pytest
 
 from oxlo_local.api.body import BIG_BODY, decoded
-from tests.api.conftest import Site, StartSite, chat_body
+from tests.api.conftest import Site, StartSite, chat_body, connect
 from tests.openai_description import judge
 
 CHAT = "/v1/chat/completions"
@@ -18,11 +17,6 @@ LIMIT = 100_000
 @pytest.fixture
 def narrow(start_site: StartSite) -> Site:
     return start_site(max_body_bytes=LIMIT)
-
-
-def connect(site: Site) -> socket.socket:
-    parts = urlsplit(site.url)
-    return socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=10)
 
 
 def request_head(*headers: str) -> bytes:

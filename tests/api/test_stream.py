@@ -3,8 +3,6 @@
 import asyncio
 import json
 import logging
-import socket
-from urllib.parse import urlsplit
 
 import pytest
 from starlette.types import Message
@@ -16,7 +14,7 @@ from oxlo_local.errors import Cancelled, OxloError
 from oxlo_local.inference import Run
 from oxlo_local.ledger import Entry
 from oxlo_local.workers.stream import Stream
-from tests.api.conftest import Site, StartSite, chat_body
+from tests.api.conftest import Site, StartSite, chat_body, send
 from tests.conftest import until
 from tests.openai_description import judge
 
@@ -72,15 +70,6 @@ def test_silence_is_filled_with_heartbeats(start_site: StartSite, text: str, fir
 
 
 # -- clients that leave ------------------------------------------------------------------------------------------------
-
-
-def send(site: Site, body: dict[str, object]) -> socket.socket:
-    parts = urlsplit(site.url)
-    link = socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=10)
-    data = json.dumps(body).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-    link.sendall(head.encode() + b"content-length: %d\r\n\r\n" % len(data) + data)
-    return link
 
 
 def is_quiet(site: Site) -> bool:
