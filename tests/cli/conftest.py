@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import hub as stand_in
+from tests.cli.shell import Shell, opened_shell
 from tests.conftest import ROOT, RunningServer
+from tests.hub import Repository, gguf_bytes, running_hub
 from tests.random_server import random_server
 
 Oxlo = Callable[..., subprocess.CompletedProcess[str]]
@@ -50,3 +53,18 @@ def oxlo() -> Oxlo:
         )
 
     return run
+
+
+@pytest.fixture
+def site() -> Iterator[stand_in.Hub]:
+    """A hub with one small model."""
+    with running_hub() as site:
+        site.repositories["own/tiny-GGUF"] = Repository({"tiny-Q4_K_M.gguf": gguf_bytes(4000)})
+        yield site
+
+
+@pytest.fixture
+def shell(home: Path, tmp_path: Path, site: stand_in.Hub) -> Iterator[Shell]:
+    """Runs commands against that hub: `shell.run("pull", "tiny", code=1, HF_TOKEN="…")`."""
+    with opened_shell(home, tmp_path / "cache", site.url) as shell:
+        yield shell
