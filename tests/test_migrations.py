@@ -1,0 +1,97 @@
+"""The steps of the schema: old ones are never edited, and every old file reaches the same schema as a new one."""
+
+import asyncio
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from oxlo_local.db import Connection, Database, migrate
+from oxlo_local.migrations import STEPS, Step
+
+# Released steps. A failure here means that history was edited: write a new step at the end instead.
+HASHES = {
+    1: "bdc093518d94bef27f70133e86d48475e2f9707882cc74b96325ba584ef56c90",
+    2: "837282d8d8b5262e1a6ab7817944da694457a1112ac6270b8b5d850239b57361",
+}
+
+
+def test_released_steps_are_never_edited() -> None:
+    assert {step.number: step.sha256() for step in STEPS} == HASHES
+
+
+def test_steps_are_numbered_in_order() -> None:
+    assert [step.number for step in STEPS] == list(range(1, len(STEPS) + 1))
+
+
+def connect(path: Path) -> Connection:
+    return sqlite3.connect(path, isolation_level=None, timeout=10)
+
+
+def schema(connection: Connection) -> list[tuple[str, str]]:
+    return connection.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
+
+
+@pytest.mark.parametrize("version", range(len(STEPS)))
+def test_every_old_version_reaches_the_schema_of_a_new_file(tmp_path: Path, version: int) -> None:
+    old, blank = connect(tmp_path / "old.db"), connect(tmp_path / "blank.db")
+    migrate(old, tmp_path / "old.db", 1000, STEPS[:version] or STEPS[:1])
+    migrate(old, tmp_path / "old.db", 2000)
+    migrate(blank, tmp_path / "blank.db", 2000)
+    assert schema(old) == schema(blank)
+    assert [row[0] for row in old.execute("SELECT number FROM migrations")] == [step.number for step in STEPS]
+    for connection in (old, blank):
+        connection.close()
+
+
+async def test_keys_of_a_first_version_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    old = connect(path)
+    migrate(old, path, 1000, STEPS[:1])
+    old.execute("INSERT INTO keys VALUES ('k_1', 'laptop', 'user', zeroblob(32), 'oxlo_abcd', 1000, NULL)")
+    old.close()
+    database = Database.open(path)
+    names = "SELECT name FROM keys"
+    assert await database.read(lambda connection: connection.execute(names).fetchall()) == [("laptop",)]
+    database.close()
+
+
+def test_a_step_is_recorded_with_its_time_and_runs_once(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    connection = connect(path)
+    assert migrate(connection, path, 1234) == [step.number for step in STEPS]
+    assert migrate(connection, path, 5678) == []
+    rows = connection.execute("SELECT number, name, applied_ms FROM migrations").fetchall()
+    assert rows == [(step.number, step.name, 1234) for step in STEPS]
+    connection.close()
+
+
+def test_a_step_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    connection = connect(path)
+    migrate(connection, path, 0)
+    before = schema(connection)
+    broken = Step(
+        len(STEPS) + 1, "broken", ("CREATE TABLE half (n INTEGER)", "CREATE TABLE keys (n INTEGER)")
+    )
+    with pytest.raises(sqlite3.OperationalError, match="already exists"):
+        migrate(connection, path, 0, (*STEPS, broken))
+    assert schema(connection) == before
+    assert migrate(connection, path, 0) == []
+    connection.close()
+
+
+def test_two_processes_may_migrate_the_same_file_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+
+    def open_and_count(_: int) -> int:
+        database = Database.open(path)
+        rows = asyncio.run(
+            database.read(lambda c: c.execute("SELECT count(*) FROM migrations").fetchone()[0])
+        )
+        database.close()
+        return int(rows)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(open_and_count, range(8))) == [len(STEPS)] * 8
