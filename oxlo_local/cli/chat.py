@@ -37,7 +37,7 @@ def chat(
 
     With --once, or with the question on standard input, only the answer goes to stdout.
 
-    Example: oxlo chat oxlo-demo    or    echo "How do I pull a model?" | oxlo chat --json
+    Example: oxlo chat mistral-7b --system "Answer in one sentence."
     """
     if once is not None:
         question: str | None = once

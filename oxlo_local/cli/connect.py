@@ -1,5 +1,7 @@
 """The server that a command talks to: the one that it names, the one that runs here, or one started for it."""
 
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,6 +31,7 @@ def connected(settings: Settings, model: str | None, *, url: str | None, key: st
         with Client(running) as client:
             yield client
         return
+    _leave_in_order()
     with LaunchedServer([*([model] if model else []), "--port", "0"], settings.serve_file) as server:
         address = _awaited(server, model)
         with Client(Address(address.url, key or address.token)) as client:
@@ -44,6 +47,12 @@ def _running(settings: Settings, key: str | None) -> Address | None:
         return address
     except OxloError:
         return None
+
+
+def _leave_in_order() -> None:
+    """Unwind on SIGTERM and on a closed terminal, so that a server of our own is ended before we are."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))
 
 
 def _awaited(server: LaunchedServer, model: str | None) -> Address:

@@ -15,6 +15,7 @@ import pytest
 
 from tests.cli.conftest import Oxlo, environment
 from tests.conftest import ROOT, RunningServer, demo_model, until
+from tests.random_server import write_model
 
 SECONDS = 30
 PROMPT = "\x1b[?2004h"  # bracketed paste is switched on when the line editor waits for input
@@ -156,5 +157,16 @@ def test_where_no_server_runs_one_is_started_and_ended(home: Path) -> None:
         child.wait()
     assert child.exitstatus == 0
     assert not (home / "serve.json").exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(left["pid"], signal.SIGTERM)
+
+
+def test_a_closed_terminal_ends_the_server_too(home: Path) -> None:
+    (home / "config.toml").touch()
+    with terminal(home, str(write_model(home))) as child:
+        left = json.loads((home / "serve.json").read_text())
+        child.kill(signal.SIGHUP)
+        child.wait()
+    assert child.exitstatus == 1 and not (home / "serve.json").exists()
     with pytest.raises(ProcessLookupError):
         os.kill(left["pid"], signal.SIGTERM)
