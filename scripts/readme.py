@@ -97,7 +97,7 @@ def endpoints() -> str:
 
 def fields(table: tuple[Field, ...]) -> str:
     """Every request field and what becomes of it."""
-    return rows(("field", "fate", "note"), ((f"`{each.name}`", each.fate, each.note) for each in table))
+    return rows(("field", "fate", "note"), ((f"`{each.name}`", each.fate, each.about) for each in table))
 
 
 def errors() -> str:

@@ -12,7 +12,7 @@ from oxlo_local.protocol import completions, parts
 
 
 async def create(state: State, request: Request) -> TextAnswer:
-    """Read the request and hand it to the one path; the answer is streamed or whole."""
+    """Prompts in, their continuations out, streamed or whole."""
     exchange = exchange_of(request)
     settings = state.settings
     body = await read_body(request, settings.max_body_bytes)

@@ -19,12 +19,12 @@ _STATUS: dict[str, wire.Status] = {
 
 
 async def listing(state: State, request: Request) -> Response:
-    """All models that are here."""
+    """All models that are here: embedded, pulled or attached."""
     return _json(wire.listing([_item(state, model) for model in state.catalogue.here()]))
 
 
 async def one(state: State, request: Request) -> Response:
-    """One model, by id, alias or near spelling. Raises ModelNotFound."""
+    """One model, by id, alias or near spelling; 404 with the nearest names, or the `oxlo pull` that fetches it."""
     resolved = state.catalogue.resolve(request.path_params["model"])
     return _json(wire.item(_item(state, resolved.model)))
 

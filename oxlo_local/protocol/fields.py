@@ -29,6 +29,16 @@ class Field:
     note: str
     neutral: tuple[object, ...] = ()
 
+    @property
+    def accepted_values(self) -> str:
+        """The values that a field of fate `neutral` accepts, as JSON."""
+        return ", ".join(["null", *(msgspec.json.encode(each).decode() for each in self.neutral)])
+
+    @property
+    def about(self) -> str:
+        """What the README says of it."""
+        return f"{self.note}; accepted: `{self.accepted_values}`" if self.fate == "neutral" else self.note
+
 
 _SAMPLING = (
     Field("temperature", "honoured", "0 to 2; 0 is greedy"),
@@ -133,8 +143,8 @@ def refuse_unhonoured(body: Mapping[str, object], table: tuple[Field, ...]) -> N
         value = body.get(field.name)
         if field.fate != "neutral" or value is None or any(_same(value, each) for each in field.neutral):
             continue
-        accepted = ", ".join(["null", *(msgspec.json.encode(each).decode() for each in field.neutral)])
         raise UnsupportedValue(
-            f"'{field.name}' is not supported with this value ({field.note}). Leave it out, or send {accepted}.",
+            f"'{field.name}' is not supported with this value ({field.note}). "
+            f"Leave it out, or send {field.accepted_values}.",
             param=field.name,
         )
