@@ -270,9 +270,10 @@ class Pong(Struct, frozen=True, tag="pong"):
 
 
 class Events(Struct, frozen=True, tag="events"):
-    """All that one step brought up: one frame a step, not one a token."""
+    """All that one step brought up: one frame a step, not one a token. `seconds` = how long the step took."""
 
     events: Sequence[Event]
+    seconds: float = 0.0
 
 
 Up = Loading | Ready | LoadFailed | Pong | Events

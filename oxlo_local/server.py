@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -41,12 +42,14 @@ SWEEP_SECONDS = 5.0
 FLUSH_SECONDS = 3.0  # for the last bytes of answers whose calls have ended
 KEEP_ALIVE_SECONDS = 75
 BACKLOG = 2048
+FILES_MAX = 65_536
 
 logger = logging.getLogger(__name__)
 
 
 def run(settings: Settings, models: Sequence[str]) -> int:
     """Serve until a signal; returns the exit status. Raises OxloError for whatever keeps it from starting."""
+    allow_many_connections()
     loop_factory = uvicorn.Config(
         _nothing, loop="auto", log_config=None
     ).get_loop_factory()  # uvloop where it is installed
@@ -264,6 +267,14 @@ def listen(host: str, port: int) -> socket.socket:
         raise BadRequest(
             f"cannot listen on {host}:{port}: {reason}; choose another with --host or --port"
         ) from error
+
+
+def allow_many_connections() -> None:
+    """Raise this process's own limit of open files, which often is 1,024, as far as it may without asking."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def url_of(listener: socket.socket) -> str:

@@ -221,6 +221,21 @@ async def test_output_counts_when_it_reaches_the_parent_not_when_it_is_read(hous
     assert (await house.row()).status == "settled"
 
 
+async def test_a_client_that_does_not_read_holds_up_neither_the_worker_nor_memory(
+    house_of: MakeHouse,
+) -> None:
+    house = await house_of()
+    await ready(house.fleet)
+    async with house.open("word", max_tokens=20_000) as slow:
+        async with house.open("quick") as run:
+            assert isinstance((await read(run))[-1], Done)
+        await until(lambda: status(house.fleet).running == 0)  # the worker is through, nobody has read a word
+        events = await read(slow)
+    assert len(events) < 5000
+    assert sum(event.tokens for event in events if isinstance(event, Text)) == 20_000
+    assert "".join(event.text for event in events if isinstance(event, Text)) == "word " * 20_000
+
+
 async def test_a_client_that_leaves_before_output_pays_nothing(house_of: MakeHouse) -> None:
     house = await house_of({"load_seconds": 0.5})
 

@@ -132,6 +132,17 @@ def test_two_models_are_both_served(start_server: StartServer, long_winded: Path
     assert {row["model"] for row in server.rows()} == {"long-winded", "other"}
 
 
+def test_more_connections_are_allowed_than_a_shell_allows(
+    start_server: StartServer, long_winded: Path
+) -> None:
+    server = start_server(str(long_winded))
+    if sys.platform != "linux":
+        pytest.skip("the limits of another process are read from /proc")
+    limits = Path(f"/proc/{server.pid}/limits").read_text().splitlines()
+    (files,) = [line.split() for line in limits if line.startswith("Max open files")]
+    assert int(files[3]) == min(int(files[4]), 65_536)
+
+
 def test_the_parent_stays_small(start_server: StartServer, long_winded: Path) -> None:
     server = start_server(str(long_winded))
     if sys.platform != "linux":

@@ -135,10 +135,10 @@ class Child:
             self._process.kill()
 
     def stop(self) -> None:
-        """Ask it to free the model and leave."""
+        """Ask it to free the model and leave; one that is still loading cannot listen, and has nothing to lose."""
+        if self.facts is None:
+            self.kill("the server stopped")
         self.send(Stop())
-        if self._process.stdin is not None:
-            self._process.stdin.close()
 
     def explain(self, reason: str) -> None:
         """Keep why it is about to end by itself."""

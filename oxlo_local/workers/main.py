@@ -15,6 +15,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from queue import Empty, SimpleQueue
 from typing import cast
 
@@ -134,10 +135,11 @@ class Worker:
                 continue
             self._stepping = True
             self._steps += 1
+            began = time.monotonic()
             events = engine.step()
             self._stepping = False
             if events:
-                self.pipe.send(Events(events))
+                self.pipe.send(Events(events, time.monotonic() - began))
 
     def _obey(self, engine: Engine) -> bool:
         """Carry out what has come in; waits for something when the engine is idle. False = stop."""

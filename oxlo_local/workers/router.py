@@ -118,10 +118,11 @@ class Router:
     def add(self, model: str, required: bool) -> list[Action]:
         """Open a lane for a model and start it."""
         lane = self.lanes[model] = Lane(model, required)
-        return [Spawn(lane.model, 0.0)]
+        self._move(lane, "starting")
+        return [Spawn(model, 0.0)]
 
-    def starting(self, model: str) -> None:
-        """Its process is being started."""
+    def restarting(self, model: str) -> None:
+        """Its pause is over, and its process is being started."""
         self._move(self.lanes[model], "starting")
 
     def warming(self, model: str, parallel: int) -> None:

@@ -43,6 +43,8 @@ from oxlo_local.workers.stream import Stream
 SILENT_PINGS = 15  # unanswered ones that make a process count as frozen
 STOP_SECONDS = 5.0  # to free the model before it is killed
 WARM_UP_TOKENS = 4
+WARM_UP_PROMPT = 32  # words
+WARM_UP_PROMPT_ON_GPU = 512  # which takes other kernels for long prompts, and reads them in no time
 
 logger = logging.getLogger(__name__)
 
@@ -296,8 +298,9 @@ class Fleet:
     async def _live(self, home: Home, after: float) -> None:
         """One process of a model, from its start to its end, however that comes about."""
         model = home.spec.model_id
-        await asyncio.sleep(after)
-        self._router.starting(model)
+        if after > 0:
+            await asyncio.sleep(after)
+            self._router.restarting(model)
         try:
             why = await self._from_spawn_to_end(home)
         except OSError as error:
@@ -364,11 +367,13 @@ class Fleet:
                 self._end(event.id, event)
                 self._perform(self._router.ended(event.id, now))
                 continue
+            at = now
             if isinstance(event, Started):
-                self._router.started(event.id, now)
+                at -= message.seconds  # a call leaves the queue at the beginning of its first step
+                self._router.started(event.id, at)
             stream = streams.get(event.id)
             if stream is not None:  # else nobody waits for it any more, or nobody ever did
-                stream.push(event, now)
+                stream.push(event, at)
 
     async def _warm_up(self, home: Home, child: Child, ready: Ready) -> None:
         """Have a real call answered through the pipe, then let the others in."""
@@ -412,10 +417,10 @@ def slots_of(call: Call) -> int:
 
 
 def warm_up_call(id: str, facts: ModelFacts) -> TextCall:
-    """A small real call: a prompt of a few tokens, a few tokens back."""
-    tokens = max(1, min(WARM_UP_TOKENS, facts.context_length // 2))
+    """A real call that touches what requests will touch: a prompt in one piece, then single tokens."""
+    quarter = max(1, facts.context_length // 4)
+    prompt = "Hello " * min(WARM_UP_PROMPT if facts.device == "cpu" else WARM_UP_PROMPT_ON_GPU, quarter)
+    greedy, tokens = Sampling(temperature=0.0), min(WARM_UP_TOKENS, quarter)
     if facts.chat:
-        return TextCall(
-            id, messages=[Message("user", "Hello")], sampling=Sampling(temperature=0.0), max_tokens=tokens
-        )
-    return TextCall(id, prompts=["Hello"], sampling=Sampling(temperature=0.0), max_tokens=tokens)
+        return TextCall(id, messages=[Message("user", prompt)], sampling=greedy, max_tokens=tokens)
+    return TextCall(id, prompts=[prompt], sampling=greedy, max_tokens=tokens)

@@ -82,6 +82,7 @@ async def test_it_is_spoken_to_and_heard(spawn: Spawn) -> None:
     def take(message: Up) -> None:
         heard.append(message)
         if isinstance(message, Ready):
+            child.facts = message.facts
             ready.set()
 
     reading = asyncio.create_task(child.read(take))
@@ -89,8 +90,19 @@ async def test_it_is_spoken_to_and_heard(spawn: Spawn) -> None:
     assert heard[0] == Loading(0.0)
     child.stop()
     await reading
-    assert await child.ended() == "exited with status 0"
+    assert await child.ended() == "exited with status 0"  # of its own accord
     child.send(Load("echo", "echo", "", EchoOptions()))  # to nobody: not an error
+
+
+async def test_a_process_that_is_still_loading_is_not_asked_but_killed(spawn: Spawn) -> None:
+    child = await spawn()
+    child.send(Load("echo", "echo", "", EchoOptions(load_seconds=60)))
+    spoken = asyncio.Event()
+    reading = asyncio.create_task(child.read(lambda message: spoken.set()))
+    await asyncio.wait_for(spoken.wait(), 20)
+    child.stop()
+    await asyncio.wait_for(reading, 5)
+    assert await child.ended() == "the server stopped"
 
 
 async def test_silence_after_the_first_words_kills(spawn: Spawn) -> None:

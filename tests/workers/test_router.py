@@ -27,7 +27,6 @@ def router_with(queue_max: int = 4, parallel: int = 2) -> Router:
     """One model, `m`, that is ready."""
     router = Router(queue_max)
     assert router.add("m", True) == [Spawn("m", 0.0)]
-    router.starting("m")
     router.warming("m", parallel)
     assert router.ready("m", 0.0) == []
     return router
@@ -39,7 +38,7 @@ def take(router: Router, id: str, slots: int = 1) -> list[Action]:
 
 
 def restart(router: Router, now: float) -> None:
-    router.starting("m")
+    router.restarting("m")
     router.warming("m", 2)
     router.ready("m", now)
 
@@ -52,7 +51,7 @@ def test_every_state_can_be_reached_and_left() -> None:
 def test_an_illegal_move_is_refused() -> None:
     router = router_with()
     with pytest.raises(RuntimeError, match="cannot go from ready to starting"):
-        router.starting("m")
+        router.restarting("m")
 
 
 def test_the_window_is_twice_the_slots_and_first_come_is_first_sent() -> None:
@@ -150,7 +149,7 @@ def test_a_worker_that_was_stable_starts_again_at_once() -> None:
 def test_a_restart_that_fails_counts_as_a_loss() -> None:
     router = router_with()
     assert router.lost("m", "killed", 0.0) == [Spawn("m", FIRST_PAUSE)]
-    router.starting("m")
+    router.restarting("m")
     assert router.lost("m", "no memory", 1.0) == [Spawn("m", 2 * FIRST_PAUSE)]
 
 
@@ -192,7 +191,6 @@ class Traffic(RuleBasedStateMachine):
         super().__init__()
         self.router = Router(queue_max=3)
         self.router.add("m", True)
-        self.router.starting("m")
         self.now = 0.0
         self.next_id = 0
         self.open: set[str] = set()
@@ -207,7 +205,7 @@ class Traffic(RuleBasedStateMachine):
                 self.open.remove(action.id)
                 self.held.discard(action.id)
             else:
-                self.router.starting("m")
+                self.router.restarting("m")
 
     @property
     def state(self) -> str:

@@ -37,9 +37,9 @@ async def test_a_call_goes_down_and_its_events_come_up_in_order(fleet_of: MakeFl
 async def test_a_call_for_a_loading_model_waits_and_is_answered(fleet_of: MakeFleet) -> None:
     fleet = fleet_of()
     await fleet.start([echo(load_seconds=0.3)])
-    assert fleet.ready() == ["echo: stopped"]
+    assert fleet.ready() == ["echo: starting (0% loaded)"]
     stream = fleet.submit("echo", say("a", "patience"))
-    await until(lambda: "loaded" in "".join(fleet.ready()))
+    await until(lambda: "(50% loaded)" in "".join(fleet.ready()))
     assert text_of(await read(stream)) == "patience "
     assert fleet.ready() == []
 
