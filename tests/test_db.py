@@ -114,6 +114,23 @@ async def test_a_failing_write_fails_alone(db: Database, path: Path) -> None:
     assert committed(path) == [1, 2]
 
 
+async def test_nobody_is_told_of_a_write_that_sqlite_took_back(db: Database, path: Path) -> None:
+    """Some faults (a full disk in the wrong place) make SQLite undo the transaction, not the statement alone."""
+    await db.write(partial(inserted, 1))
+    gate = Gate()
+    first = db.submit(gate)
+    await asyncio.to_thread(gate.entered.wait)
+    before = db.submit(partial(inserted, 2))
+    fatal = db.submit(lambda connection: connection.execute("INSERT OR ROLLBACK INTO numbers VALUES (1)"))
+    after = db.submit(partial(inserted, 3))
+    gate.opened.set()
+    results = await asyncio.gather(first, before, fatal, after, return_exceptions=True)
+    assert results[0] is None
+    assert [type(result) for result in results[1:]] == [sqlite3.IntegrityError] * 3
+    assert committed(path) == [1]
+    assert await db.write(partial(inserted, 3)) == 3
+
+
 async def test_a_cancelled_wait_does_not_undo_the_write(db: Database, path: Path) -> None:
     gate = Gate()
     first = db.submit(gate)

@@ -222,6 +222,22 @@ async def test_a_close_that_cannot_be_written_follows_later(db: Database, ledger
     assert (await row_of(db, failed)).reason == "timeout"
 
 
+async def test_a_close_is_kept_when_its_client_leaves_a_locked_file(
+    db: Database, ledger: Ledger, home: Path
+) -> None:
+    entry = await ledger.reserve(ASK)
+    other = sqlite3.connect(home / "ledger.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    settling = asyncio.create_task(ledger.settle(entry, Outcome()))
+    await asyncio.sleep(0)
+    settling.cancel()
+    with pytest.raises(LedgerUnavailable):
+        await db.write(lambda connection: None)
+    other.close()
+    assert await ledger.sweep() == 1
+    assert (await row_of(db, entry)).status == "settled"
+
+
 async def test_what_is_owed_is_written_at_the_end(db: Database, home: Path) -> None:
     ledger = await Ledger.open(db, home / "locks")
     entry = await ledger.reserve(ASK)
