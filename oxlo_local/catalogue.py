@@ -172,17 +172,23 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if build is None:
             known = f"; known are {', '.join(self.files)}" if self.files else ""
             raise BadRequest(f"the catalogue has no size of {self.id}:{quant}{known}")
-        shape = self.shape
-        context = self.context or 0
-        if shape.layers and shape.kv_heads and shape.head_dim:
-            # Latent attention (one head, wider than any other) keeps one vector a token, not keys and values.
-            vectors = 1 if shape.kv_heads == 1 and shape.head_dim > 512 else 2
-            per_token = vectors * shape.layers * shape.kv_heads * shape.head_dim
+        shape, context = self.shape, self.context or 0
+        if not (shape.layers and shape.kv_heads and shape.head_dim):
             return gguf.Geometry(
-                weights=build.bytes, layers=shape.layers, kv_per_token=per_token, context=context
+                weights=build.bytes, layers=48, kv_per_token=_TYPICAL_KV, context=context, estimated=True
             )
+        # Latent attention (one head, wider than any other) keeps one vector a token, not keys and values.
+        vectors = 1 if shape.kv_heads == 1 and shape.head_dim > 512 else 2
+        per_layer = vectors * shape.kv_heads * shape.head_dim
+        period, window = gguf.usual_window(shape.architecture)
+        sliding = sum(gguf.sliding_layers(shape.layers, period))
         return gguf.Geometry(
-            weights=build.bytes, layers=48, kv_per_token=_TYPICAL_KV, context=context, estimated=True
+            weights=build.bytes,
+            layers=shape.layers,
+            kv_per_token=(shape.layers - sliding) * per_layer,
+            window_kv_per_token=sliding * per_layer,
+            window=window,
+            context=context,
         )
 
 

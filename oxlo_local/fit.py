@@ -4,7 +4,8 @@ A text model needs memory for four things:
 
     weights    its files, mapped into memory
     KV cache   what attention keeps of every token: 2 x layers x KV heads x head size numbers a token, of which each of
-               `parallel` sequences may hold `ctx`; plus a fixed state per sequence in recurrent layers
+               `parallel` sequences may hold `ctx` (in layers with a sliding window: a window and a batch); plus a
+               fixed state per sequence in recurrent layers
     buffers    the largest step's intermediate results: the logits of one physical batch (512 tokens x vocabulary,
                f32), its activations, and the attention mask
     process    the worker itself, and a CUDA context on each GPU
@@ -216,9 +217,14 @@ def _placed(
 def _sized(name: str, geometry: Geometry, options: TextOptions, ctx: int, parallel: int) -> Plan:
     """The plan with these numbers, placed nowhere yet."""
     kv_type = options.kv_type or "f16"
-    padded = -(-ctx // CTX_STEP) * CTX_STEP
-    tokens = padded * parallel
-    kv = int(tokens * geometry.kv_per_token * KV_BYTES[kv_type]) + parallel * geometry.state_bytes
+    padded = _padded(ctx)
+    pools = (
+        1 if options.kv_layout == "unified" else parallel
+    )  # unified: all sequences share one pool of ctx tokens
+    windows = geometry.window * (parallel if options.kv_layout == "unified" else 1)
+    sliding = _padded(min(padded, windows + PHYSICAL_BATCH))
+    numbers = padded * geometry.kv_per_token + sliding * geometry.window_kv_per_token
+    kv = int(pools * numbers * KV_BYTES[kv_type]) + parallel * geometry.state_bytes
     # f32 each: logits of a batch; about ten vectors of the model's width a token; one row of mask a token.
     buffers = 4 * PHYSICAL_BATCH * (geometry.vocab + 10 * geometry.embd + padded)
     return Plan(
@@ -236,6 +242,10 @@ def _sized(name: str, geometry: Geometry, options: TextOptions, ctx: int, parall
         vram=0,
         estimated=geometry.estimated,
     )
+
+
+def _padded(tokens: int) -> int:
+    return -(-tokens // CTX_STEP) * CTX_STEP
 
 
 def _refusal(name: str, geometry: Geometry, machine: Machine, options: TextOptions) -> str:

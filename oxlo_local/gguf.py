@@ -72,16 +72,31 @@ class Header(Struct, frozen=True):
         return [self.number(key, default)] * layers
 
 
-class Geometry(Struct, frozen=True):
-    """What a text model costs in memory: bytes of its files, numbers kept per token and layer, sizes of its matrices.
+# Architectures in which layers with a sliding window alternate with full ones, where the file does not list them: one
+# layer in so many is full, and the usual window in tokens (llama.cpp's src/models/*.cpp).
+_SLIDING = {
+    "gemma2": (2, 4096),
+    "gemma3": (6, 1024),
+    "gemma3n": (5, 1024),
+    "gpt-oss": (2, 128),
+    "cohere2": (4, 4096),
+    "exaone4": (4, 4096),
+    "olmo2": (4, 4096),
+}
 
-    `kv_per_token` counts the numbers (not bytes) that all layers together keep of one token. Layers that see only a
-    sliding window are counted in full: the engine keeps their whole cache so that prefixes can be reused.
+
+class Geometry(Struct, frozen=True):
+    """What a text model costs in memory: bytes of its files, numbers kept per token, sizes of its matrices.
+
+    `kv_per_token` counts the numbers (not bytes) that the full attention layers together keep of each token,
+    `window_kv_per_token` those that layers with a sliding window keep of the last `window` tokens.
     """
 
     weights: int
     layers: int
     kv_per_token: int
+    window_kv_per_token: int = 0
+    window: int = 0
     state_bytes: int = 0  # of one sequence, in layers that keep a state instead of tokens
     vocab: int = 152_000
     embd: int = 4096
@@ -100,19 +115,49 @@ def geometry(header: Header, weights: int) -> Geometry:
     values = header.number("attention.value_length", head_dim)
     if header.number("attention.key_length_mla", 0):
         values = 0  # latent attention keeps one vector, of which the values are a part
-    state = header.number("ssm.inner_size", 0) * (
-        header.number("ssm.state_size", 0) + header.number("ssm.conv_kernel", 0)
+    window, windowed = _windows(header, layers)
+    sliding = sum(count for count, slides in zip(kv_heads, windowed, strict=True) if slides)
+    sliding_size = header.number("attention.key_length_swa", keys) + header.number(
+        "attention.value_length_swa", values
     )
-    stateful = sum(count == 0 for count in kv_heads) or layers
     return Geometry(
         weights=weights,
         layers=layers,
-        kv_per_token=sum(kv_heads) * (keys + values),
-        state_bytes=4 * state * stateful,
+        kv_per_token=(sum(kv_heads) - sliding) * (keys + values),
+        window_kv_per_token=sliding * sliding_size,
+        window=window,
+        state_bytes=_state_bytes(header) * (sum(count == 0 for count in kv_heads) or layers),
         vocab=header.vocab_size,
         embd=embd,
         context=header.number("context_length", 0),
     )
+
+
+def _windows(header: Header, layers: int) -> tuple[int, list[bool]]:
+    """The sliding window in tokens, and which layers have it."""
+    period, usual = _SLIDING.get(header.architecture, (1, 0))
+    window = header.number("attention.sliding_window", usual)
+    listed = header.arrays.get(f"{header.architecture}.attention.sliding_window_pattern")
+    if window and listed is not None and len(listed) >= layers:
+        return window, [bool(slides) for slides in listed[:layers]]
+    return window, sliding_layers(layers, header.number("attention.sliding_window_pattern", period))
+
+
+def sliding_layers(layers: int, period: int) -> list[bool]:
+    """Which layers have a window where every `period`-th is full."""
+    return [layer % period < period - 1 for layer in range(layers)]
+
+
+def usual_window(architecture: str | None) -> tuple[int, int]:
+    """(one layer in so many is full, window in tokens) of an architecture whose file is not here; (1, 0) = none."""
+    return _SLIDING.get(architecture or "", (1, 0))
+
+
+def _state_bytes(header: Header) -> int:
+    """What a state-space layer keeps of a sequence: its state and the last inputs of its convolution, in f32."""
+    inner, state = header.number("ssm.inner_size", 0), header.number("ssm.state_size", 0)
+    columns = inner + 2 * header.number("ssm.group_count", 0) * state
+    return 4 * (inner * state + max(header.number("ssm.conv_kernel", 1) - 1, 0) * columns)
 
 
 class _Reader:

@@ -1,11 +1,17 @@
 """Does it fit, and how would it run: the arithmetic, the choices, the refusals."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oxlo_local import fit
+from oxlo_local import fit, gguf, random_model
 from oxlo_local.calls import TextOptions
 from oxlo_local.errors import ModelDoesNotFit
 from oxlo_local.gguf import Geometry
@@ -42,6 +48,20 @@ def test_context_is_rounded_as_the_engine_rounds_it() -> None:
     odd = fit.plan("m", EIGHT_B, BIG, TextOptions(ctx=1000, parallel=1))
     even = fit.plan("m", EIGHT_B, BIG, TextOptions(ctx=1024, parallel=1))
     assert (odd.ctx, odd.kv) == (1000, even.kv)
+
+
+def test_layers_with_a_window_keep_a_window_and_a_batch() -> None:
+    sliding = msgspec.structs.replace(EIGHT_B, kv_per_token=1000, window_kv_per_token=5000, window=1024)
+    plan = fit.plan("m", sliding, BIG, TextOptions(ctx=8192, parallel=2))
+    assert plan.kv == 2 * 2 * (8192 * 1000 + (1024 + 512) * 5000)
+    short = fit.plan("m", sliding, BIG, TextOptions(ctx=1024, parallel=2))
+    assert short.kv == 2 * 2 * 1024 * 6000
+
+
+def test_one_pool_for_all_is_counted_once() -> None:
+    options = TextOptions(ctx=8192, parallel=8, kv_layout="unified")
+    alone = TextOptions(ctx=8192, parallel=1)
+    assert fit.plan("m", EIGHT_B, BIG, options).kv == fit.plan("m", EIGHT_B, BIG, alone).kv
 
 
 def test_a_state_is_kept_once_a_sequence() -> None:
@@ -168,3 +188,51 @@ def test_a_plan_never_promises_more_than_there_is(
     assert ctx is None or plan.ctx == ctx
     assert parallel is None or plan.parallel == parallel
     assert ctx is not None or not context or plan.ctx <= context
+
+
+# Loads a model and says, in bytes, which buffers llama.cpp has allocated: it logs them as MiB.
+ALLOCATE = """
+import ctypes, json, re, sys
+import llama_cpp as C
+lines = []
+keep = C.llama_log_callback(lambda level, text, _: lines.append(text.decode("utf-8", "replace")))
+C.llama_log_set(keep, None)
+path, ctx, parallel, kv_type = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+model = C.llama_model_load_from_file(path.encode(), C.llama_model_default_params())
+params = C.llama_context_default_params()
+params.n_ctx, params.n_seq_max, params.n_batch, params.n_ubatch = ctx * parallel, parallel, 512, 512
+params.kv_unified, params.swa_full, params.type_k, params.type_v = False, False, kv_type, kv_type
+params.flash_attn_type = 1
+assert C.llama_init_from_model(model, params)
+log = "".join(lines)
+size = lambda what: sum(float(mib) for mib in re.findall(rf"{what} buffer size *= *([0-9.]+) MiB", log)) * 2**20
+print(json.dumps({"kv": size("KV") + size("RS"), "buffers": size("compute") + size("output")}))
+"""
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "mamba", "jamba"])
+@pytest.mark.parametrize(
+    ("ctx", "parallel", "kv_type"), [(1000, 2, "f16"), (2048, 5, "f16"), (2048, 3, "q8_0")]
+)
+def test_the_arithmetic_is_llama_cpps(
+    tmp_path: Path,
+    architecture: random_model.Architecture,
+    ctx: int,
+    parallel: int,
+    kv_type: Literal["f16", "q8_0"],
+) -> None:
+    pytest.importorskip("llama_cpp")
+    path = tmp_path / "m.gguf"
+    shape = random_model.Shape(d=256, layers=8, heads=8, kv_heads=4, ff=512, context=8192, window=512)
+    random_model.write(path, architecture, shape)
+    arguments = [str(path), str(ctx), str(parallel), {"f16": "1", "q8_0": "8"}[kv_type]]
+    answer = subprocess.run(
+        [sys.executable, "-c", ALLOCATE, *arguments], capture_output=True, text=True, check=True
+    )
+    allocated = json.loads(answer.stdout)
+
+    geometry = gguf.geometry(gguf.read_header(path), path.stat().st_size)
+    plan = fit.plan("m", geometry, BIG, TextOptions(ctx=ctx, parallel=parallel, kv_type=kv_type))
+
+    assert plan.kv == pytest.approx(allocated["kv"], rel=0.01, abs=20_000)  # the log has two decimals
+    assert allocated["buffers"] <= plan.buffers <= 2 * allocated["buffers"] + 5_000_000

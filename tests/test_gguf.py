@@ -56,7 +56,7 @@ def test_real_vocabularies_cost_no_more_than_a_tenth_of_a_second(shared: Path) -
             },
             {"attention.head_count_kv": [0, 0, 2, 0]},
             2 * (16 + 16),
-            3 * 256 * (16 + 4) * 4,
+            3 * 256 * (16 + 4 - 1) * 4,
         ),
         # Latent attention keeps one vector.
         (
@@ -117,3 +117,32 @@ def test_parts_belong_together(tmp_path: Path) -> None:
     parts[2].unlink()
     with pytest.raises(BadRequest, match="do not lie beside it: m-00003-of-00003.gguf"):
         whole(parts[0])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "numbers", "listed", "full", "sliding", "window"),
+    [
+        ("llama", {"attention.sliding_window": 512}, None, 12, 0, 512),  # llama.cpp ignores it there
+        ("gemma3", {"attention.sliding_window": 512}, None, 2, 10, 512),
+        ("gemma2", {}, None, 6, 6, 4096),
+        ("gpt-oss", {"attention.sliding_window": 128}, None, 6, 6, 128),
+        ("any", {"attention.sliding_window": 256}, [1] * 9 + [0] * 3, 3, 9, 256),
+        ("any", {"attention.sliding_window": 256, "attention.sliding_window_pattern": 3}, None, 4, 8, 256),
+    ],
+)
+def test_layers_with_a_sliding_window_are_told_apart(
+    architecture: str,
+    numbers: dict[str, int],
+    listed: list[int | float] | None,
+    full: int,
+    sliding: int,
+    window: int,
+) -> None:
+    shape = {"block_count": 12, "embedding_length": 64, "attention.head_count": 1, **numbers}
+    header = Header(
+        values={"general.architecture": architecture, **{f"{architecture}.{k}": v for k, v in shape.items()}},
+        arrays={f"{architecture}.attention.sliding_window_pattern": listed} if listed else {},
+    )
+    found = geometry(header, 0)
+    assert (found.kv_per_token, found.window_kv_per_token) == (full * 128, sliding * 128)
+    assert found.window == window
