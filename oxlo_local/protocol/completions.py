@@ -5,7 +5,6 @@ counted in characters. A token that is no whole character is written as OpenAI d
 """
 
 from collections.abc import Mapping
-from itertools import chain
 from typing import Annotated
 
 import msgspec
@@ -128,8 +127,8 @@ def _characters_begun(data: list[int]) -> int:
     return sum(byte & 0xC0 != 0x80 for byte in data)
 
 
-def token_table(tokens: list[TokenLogprob], offset: int) -> tuple[TokenTable, int]:
-    """The table of `tokens`, whose first begins at character `offset`; and where the next one will begin."""
+def token_table(tokens: list[TokenLogprob], text: str, offset: int) -> tuple[TokenTable, int]:
+    """The table of `tokens` of `text`, whose first begins at character `offset`; and where the next will begin."""
     table = TokenTable([], [], [], [])
     for token in tokens:
         name = _token_name(token.token, token.bytes)
@@ -141,7 +140,9 @@ def token_table(tokens: list[TokenLogprob], offset: int) -> tuple[TokenTable, in
         table.token_logprobs.append(0.0 if token.logprob is None else parts.finite(token.logprob))
         table.top_logprobs.append(candidates)
         table.text_offset.append(offset)
-        offset += _characters_begun(token.bytes)
+        # Some tokenizers write a text's first word with a space that the text does not have.
+        spare = offset == 0 and token.bytes[:1] == [0x20] and not text.startswith(" ")
+        offset += _characters_begun(token.bytes) - spare
     return table, offset
 
 
@@ -186,7 +187,7 @@ class Chunks:
         logprobs = b"null"
         if self._logprobs:
             offset = self._offsets.get(event.choice, 0)
-            table, self._offsets[event.choice] = token_table(event.logprobs, offset)
+            table, self._offsets[event.choice] = token_table(event.logprobs, event.text, offset)
             logprobs = msgspec.json.encode(table)
         return self._chunk(event.choice, msgspec.json.encode(event.text), logprobs, b"null")
 
@@ -203,7 +204,7 @@ class Answer:
     def __init__(self, head: parts.Head, *, choices: int, logprobs: bool) -> None:
         self._head = head
         self._texts: list[list[str]] = [[] for _ in range(choices)]
-        self._tokens: list[list[list[TokenLogprob]]] = [[] for _ in range(choices)]
+        self._tokens: list[list[TokenLogprob]] = [[] for _ in range(choices)]
         self._reasons: list[str] = ["stop"] * choices
         self._logprobs = logprobs
 
@@ -212,7 +213,7 @@ class Answer:
         match event:
             case Text():
                 self._texts[event.choice].append(event.text)
-                self._tokens[event.choice].append(event.logprobs)
+                self._tokens[event.choice].extend(event.logprobs)
             case Finished():
                 self._reasons[event.choice] = event.reason
             case Done():
@@ -222,11 +223,12 @@ class Answer:
         return b""
 
     def _body(self, event: Done) -> bytes:
+        texts = ["".join(pieces) for pieces in self._texts]
         choices = [
             {
                 "index": index,
-                "text": "".join(self._texts[index]),
-                "logprobs": token_table(list(chain(*self._tokens[index])), 0)[0] if self._logprobs else None,
+                "text": texts[index],
+                "logprobs": token_table(self._tokens[index], texts[index], 0)[0] if self._logprobs else None,
                 "finish_reason": reason,
             }
             for index, reason in enumerate(self._reasons)

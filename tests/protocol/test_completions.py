@@ -169,8 +169,15 @@ def test_a_table_of_logprobs() -> None:
 
 
 def test_a_token_that_is_a_replacement_character_keeps_its_text() -> None:
-    table, following = completions.token_table([token("\ufffd", -1.0, "\ufffd".encode())], 3)
+    table, following = completions.token_table([token("\ufffd", -1.0, "\ufffd".encode())], "x", 3)
     assert (table.tokens, table.text_offset, following) == (["\ufffd"], [3], 4)
+
+
+def test_a_space_that_only_the_token_has_moves_nothing() -> None:
+    start = TokenLogprob("<s>", [], None, [])
+    tokens = [start, token(" Once"), token(" upon")]
+    assert completions.token_table(tokens, "Once upon", 0)[0].text_offset == [0, 0, 4]
+    assert completions.token_table(tokens, " Once upon", 0)[0].text_offset == [0, 0, 5]
 
 
 def test_logprobs_are_null_unless_asked_for() -> None:
