@@ -283,6 +283,10 @@ class Catalogue:
     def find(self, name: str) -> Model:
         """The known model of that name, here or not. Raises ModelNotFound with the nearest names."""
         model_id = self._id(name)
+        if model_id is None and name.startswith("hf:"):
+            raise ModelNotFound(
+                f"{name} is a repository; `oxlo pull {name}` fetches it and says its name here", param="model"
+            )
         if model_id is None:
             raise ModelNotFound(
                 f"no model {name!r}{self._near(name)}; `oxlo list --all` shows every known one", param="model"

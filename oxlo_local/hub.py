@@ -209,7 +209,12 @@ class Hub:
             yield
         except OxloError:
             raise
-        except (OSError, httpx2.HTTPError, HFValidationError) as error:  # the library's own are all OSErrors
+        except (
+            OSError,
+            httpx2.HTTPError,
+            ValueError,
+            RuntimeError,
+        ) as error:  # all that the library and Xet raise
             raise self._failure(repo, revision, error) from error
 
     def _failure(self, repo: str, revision: str | None, error: Exception) -> OxloError:

@@ -176,6 +176,7 @@ def test_no_other_model_answers(name: str, mistral: Path) -> None:
         ("deepseek-v3.2", "cannot be served here: .*405 GB.*the nearest that can be is gpt-oss-120b"),
         ("kimi-k2.5", "cannot be served here: a trillion parameters"),
         ("zzz", "no model 'zzz'; `oxlo list --all`"),
+        ("hf:a/b:Q8_0", "`oxlo pull hf:a/b:Q8_0` fetches it and says its name here"),
     ],
 )
 def test_an_absent_model_is_explained(name: str, words: str) -> None:

@@ -59,9 +59,7 @@ def test_large_and_small_files_land_in_the_shared_cache(site: stand_in.Hub, hub:
     assert hub.missing_bytes(snapshot, snapshot.files) == 0
 
 
-def test_the_token_stays_with_the_hub(
-    site: stand_in.Hub, hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_token_stays_with_the_hub(site: stand_in.Hub, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     site.tokens.add("hf_secret")
     site.repositories["a/b"] = Repository({"m.gguf": gguf_bytes(4000)}, gated=True)
@@ -187,3 +185,15 @@ def test_a_hub_out_of_order_is_named(site: stand_in.Hub, hub: Hub) -> None:
     site.status = 418
     with pytest.raises(Unavailable, match="answers 418"):
         hub.snapshot("a/b")
+
+
+def test_a_file_too_large_for_http_is_left_to_the_library(
+    site: stand_in.Hub, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above 50 GB the library uses Xet; of a hub without it, it says that the file is too large."""
+    monkeypatch.setattr("huggingface_hub.constants.MAX_HTTP_DOWNLOAD_SIZE", 3000)
+    site.repositories["a/b"] = Repository({"m.gguf": gguf_bytes(4000)})
+    snapshot = hub.snapshot("a/b")
+    with pytest.raises(Unavailable, match="too large to be downloaded using the regular"):
+        hub.fetch(snapshot, snapshot.files[0], silent)
+    assert not site.downloads()

@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+import httpx
 import pytest
 
+from tests import hub as stand_in
 from tests.cli.shell import Shell
-from tests.hub import gguf_bytes
+from tests.conftest import await_ready, launch
+from tests.hub import Repository, gguf_bytes
 
 COMMANDS = ("pull", "list", "show", "rm", "plan")
 
@@ -58,3 +61,31 @@ def test_a_model_from_pull_to_rm(shell: Shell) -> None:
     assert "tiny" not in [item["id"] for item in json.loads(out)]
     _, err = shell.run("rm", "tiny", code=1)
     assert err.startswith("oxlo: tiny has not been pulled")
+
+
+def test_a_pulled_model_answers_with_no_network(
+    shell: Shell, site: stand_in.Hub, shared: Path, tmp_path: Path
+) -> None:
+    content = (shared / "models" / "stories260K.gguf").read_bytes()
+    site.repositories["karpathy/Stories-GGUF"] = Repository({"stories-F32.gguf": content})
+    out, _ = shell.run("pull", "hf:karpathy/Stories-GGUF")
+    assert out.startswith("stories is here (F32, 1 MB)")
+    asked = len(site.seen)
+
+    server = launch(
+        shell.home, tmp_path / "serve.log", ("Stories",), {**shell.environ, "HF_HUB_OFFLINE": "1"}
+    )
+    try:
+        await_ready(server)
+        body = {
+            "model": "stories",
+            "prompt": "Once upon a time, there was a",
+            "max_tokens": 6,
+            "temperature": 0,
+        }
+        answer = httpx.post(f"{server.base_url}/completions", json=body, timeout=30).raise_for_status().json()
+    finally:
+        server.stop()
+    assert answer["model"] == "stories"
+    assert answer["choices"][0]["text"].startswith(" little girl")
+    assert len(site.seen) == asked, "the hub was not asked again"
