@@ -35,7 +35,7 @@ def written_by_hand() -> str:
 def commands_in(text: str) -> list[str]:
     """Every `oxlo ...` line that a reader could type: in shell blocks, and quoted in sentences."""
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    lines = [line.partition("#")[0].strip() for block in blocks for line in block.splitlines()]
+    lines = [part.partition("#")[0].strip() for block in blocks for part in re.split(r"[\n|]", block)]
     quoted = re.findall(r"`((?:[A-Z_]+=\S+ )?(?:scripts/)?oxlo [^`]+)`", text)
     found = [re.sub(r"^([A-Z_]+=\S+ )?(scripts/)?", "", line) for line in [*lines, *quoted]]
     return sorted({line for line in found if line.startswith("oxlo ")})
