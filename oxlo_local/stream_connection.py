@@ -31,6 +31,7 @@ class _Exchange(asyncio.Protocol):
     def __init__(self, url: str) -> None:
         self._url = url
         self._transport: asyncio.Transport | None = None
+        self.answered = False  # whether anything has come back for the running request
         self._finished: asyncio.Future[Head] | None = None
 
     @property
@@ -46,6 +47,7 @@ class _Exchange(asyncio.Protocol):
         self._refusal = b""
         self._failure: OxloError | None = None
         self._complete = False
+        self.answered = False
         self._on_chunk = on_chunk
         self._finished = asyncio.get_running_loop().create_future()
         assert self._transport is not None
@@ -62,6 +64,7 @@ class _Exchange(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
+        self.answered = True
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -131,20 +134,29 @@ class StreamConnection:
 
         Raises the server's error, or Unavailable when nobody answers. A cancelled call cuts the connection.
         """
-        exchange = await self._connected()
-        finished = exchange.begin(
-            f"{self._head}content-length: {len(body)}\r\n\r\n".encode() + body, on_chunk
-        )
+        request = f"{self._head}content-length: {len(body)}\r\n\r\n".encode() + body
+        kept = self._exchange is not None and self._exchange.usable
         try:
-            return await finished
-        except asyncio.CancelledError:
-            exchange.close()
-            raise
+            return await self._ask(request, on_chunk)
+        except ServerError:
+            if not kept or self._exchange is None or self._exchange.answered:
+                raise
+        # The server closed a kept connection just as it was used again, without a word: that is no failure.
+        self._exchange.close()
+        return await self._ask(request, on_chunk)
 
     def close(self) -> None:
         """Close the connection."""
         if self._exchange is not None:
             self._exchange.close()
+
+    async def _ask(self, request: bytes, on_chunk: Callable[[Chunk], None]) -> Head:
+        exchange = await self._connected()
+        try:
+            return await exchange.begin(request, on_chunk)
+        except asyncio.CancelledError:
+            exchange.close()
+            raise
 
     async def _connected(self) -> _Exchange:
         if self._exchange is None or not self._exchange.usable:

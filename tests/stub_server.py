@@ -17,7 +17,8 @@ from oxlo_local.client import Address
 class Reply:
     """An answer. `pieces` are sent as chunks; `cut` closes the connection after them instead of ending the answer.
 
-    With `endless` the last piece is repeated until the client leaves, which sets `left`.
+    With `endless` the last piece is repeated until the client leaves, which sets `left`. With `silent` the connection
+    is closed without a word.
     """
 
     pieces: Sequence[bytes] = ()
@@ -25,6 +26,7 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     cut: bool = False
     endless: bool = False
+    silent: bool = False
     left: threading.Event = field(default_factory=threading.Event)
 
 
@@ -73,6 +75,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.seen.append(Seen(self.path, headers, body, self.client_address[1]))
         replies = self.server.replies.get(self.path, [Reply([b"not found"], 404)])
         reply = replies.pop(0) if len(replies) > 1 else replies[0]
+        if reply.silent:
+            self.close_connection = True
+            return
         self.send_response(reply.status)
         for name, value in {"transfer-encoding": "chunked", **reply.headers}.items():
             self.send_header(name, value)

@@ -63,6 +63,23 @@ async def test_an_answer_that_breaks_off_is_an_error_and_the_next_one_is_not(stu
     connection.close()
 
 
+async def test_a_kept_connection_that_was_just_closed_is_no_failure(stub: Stub) -> None:
+    stub.replies[CHAT] = [answer("one"), Reply(silent=True), answer("two"), Reply([piece("Hel")], cut=True)]
+    connection = StreamConnection(stub.address)
+    assert [await streamed(connection), await streamed(connection)] == ["one", "two"]
+    with pytest.raises(ServerError):  # what has begun to answer is not asked twice
+        await streamed(connection)
+    connection.close()
+    assert len(stub.seen) == 4
+
+
+async def test_a_new_connection_that_is_closed_without_a_word_is_a_failure(stub: Stub) -> None:
+    stub.replies[CHAT] = [Reply(silent=True), answer("never")]
+    with pytest.raises(ServerError, match="closed the connection"):
+        await streamed(StreamConnection(stub.address))
+    assert len(stub.seen) == 1
+
+
 async def test_a_cancelled_chat_is_seen_by_the_server(stub: Stub) -> None:
     endless = Reply([piece("la")], endless=True)
     stub.replies[CHAT] = [endless]

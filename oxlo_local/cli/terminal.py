@@ -67,13 +67,16 @@ def pick_model(client: Client, wanted: str | None) -> ModelItem:
 
     Raises ModelNotFound, which names the nearest, or BadRequest when the model is of another kind or there is none.
     """
+    listed = client.models()
     if wanted is not None:
         path = Path(wanted).expanduser()
-        item = client.model(path.stem if path.is_file() else wanted)
+        name = path.stem if path.is_file() else wanted
+        # The server resolves aliases and knows the nearest names; servers of another make know only their list.
+        item = next((item for item in listed if item.id == name), None) or client.model(name)
         if item.kind != "chat":
             raise BadRequest(f"{item.id} is a model for {item.kind}, not for chat")
         return item
-    chat = [item for item in client.models() if item.kind == "chat"]
+    chat = [item for item in listed if item.kind == "chat"]
     if not chat:
         raise BadRequest("the server has no chat model; `oxlo serve` brings oxlo-demo with it")
     return next((item for item in chat if item.status == "ready"), chat[0])

@@ -14,7 +14,7 @@ from oxlo_local.errors import Unavailable
 from tests.cli.conftest import environment
 from tests.conftest import RunningServer
 from tests.random_server import write_model
-from tests.stub_server import Reply, free_port, stub_server
+from tests.stub_server import free_port, stub_server
 
 
 def settings_of(home: Path) -> Settings:
@@ -30,15 +30,17 @@ def test_the_server_that_runs_here_is_taken(nonsense: RunningServer) -> None:
 
 def test_a_named_server_comes_first(nonsense: RunningServer) -> None:
     with stub_server() as stub:
-        stub.replies["/healthz"] = [Reply([b"{}"])]
         with connected(settings_of(nonsense.home), None, url=stub.address.url, key="sk-1") as client:
             assert client.address == Address(stub.address.url, "sk-1")
 
 
 def test_a_named_server_that_is_not_there_is_not_replaced(home: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    with pytest.raises(Unavailable, match=url), connected(settings_of(home), None, url=url, key=None):
-        raise AssertionError("no server")
+    with (
+        pytest.raises(Unavailable, match=url),
+        connected(settings_of(home), None, url=url, key=None) as client,
+    ):
+        client.models()
 
 
 def test_where_none_runs_one_is_started_for_the_model(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
