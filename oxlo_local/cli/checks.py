@@ -119,7 +119,7 @@ def engine_installed(extra: str) -> Finding:
     versions = {name: version_of(name) for name in ENGINES[extra]}
     missing = [name for name, version in versions.items() if version is None]
     if missing:
-        advice = f"`OXLO_EXTRAS={extra} scripts/oxlo` in a checkout, or `pip install 'oxlo-local[{extra}]'`"
+        advice = f"run `OXLO_EXTRAS={extra} scripts/oxlo doctor` in a checkout; elsewhere install the extra [{extra}]"
         return Finding(f"{extra} packages", "warn", f"not installed: {', '.join(missing)}", advice)
     return Finding(
         f"{extra} packages", "ok", ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -65,7 +65,7 @@ def test_little_memory_is_a_warning() -> None:
 def test_a_missing_extra_names_the_command_that_adds_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(checks.ENGINES, "speech", ("no-such-distribution-anywhere",))
     finding = checks.engine_installed("speech")
-    assert finding.level == "warn" and "oxlo-local[speech]" in finding.advice
+    assert finding.level == "warn" and "OXLO_EXTRAS=speech" in finding.advice
 
 
 def test_a_hub_that_does_not_answer_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
