@@ -41,7 +41,7 @@ from oxlo_local.protocol import parts
 
 __all__ = ["ROUTES", "Endpoint", "State", "create_app", "error_response", "not_http"]
 
-log = logging.getLogger("oxlo.api")
+log = logging.getLogger(__name__)
 
 Answer = Callable[[State, Request], Awaitable[ASGIApp]]
 
@@ -121,6 +121,7 @@ def _cors(state: State) -> list[Middleware]:
 
 # -- the frame --------------------------------------------------------------------------------------------------------
 
+_PROBES = frozenset(each.path for each in ROUTES if each.who == "anyone")  # asked all the time
 _EXPOSED = (
     "x-request-id",
     "openai-processing-ms",
@@ -169,7 +170,8 @@ class Frame:
         # The path as it came, percent-encoded: it cannot forge a line. The query is left out.
         path = scope.get("raw_path", b"").decode("ascii", "backslashreplace")[:200]
         entry = exchange.entry.id if exchange.entry is not None else "-"
-        log.info(
+        log.log(
+            logging.DEBUG if exchange.endpoint in _PROBES else logging.INFO,
             "%s %s %d %.1f ms model=%s entry=%s%s",
             scope["method"],
             path,

@@ -27,7 +27,7 @@ from oxlo_local.inference import RequestFacts, Run
 from oxlo_local.metrics import Metrics
 from oxlo_local.protocol import parts
 
-log = logging.getLogger("oxlo.api")
+log = logging.getLogger(__name__)
 
 READ_AHEAD = 64  # events taken but not yet written; beyond it the run's own queue holds and joins them
 
@@ -52,21 +52,29 @@ class Feed:
         self._receive = receive
         self._see = see
         self._silence = silence
+        self._loop = asyncio.get_running_loop()
+        self._heard = self._loop.time()  # when there was last something to write
+        self._timer: asyncio.TimerHandle | None = None
         self._ready: list[Event] = []
         self._over = False
         self._gone = False
+        self._silent = False
         self._error: Exception | None = None
-        self._signal = asyncio.Event()
+        self._reader: asyncio.Future[None] | None = None
         self._room = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._take()), asyncio.create_task(self._watch())]
+        if self._silence is not None:
+            self._timer = self._loop.call_later(self._silence, self._listen, self._silence)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -76,7 +84,7 @@ class Feed:
             async for event in self._run:
                 self._see(event)
                 self._ready.append(event)
-                self._signal.set()
+                self._wake()
                 if len(self._ready) >= READ_AHEAD:
                     self._room.clear()
                     await self._room.wait()
@@ -84,40 +92,43 @@ class Feed:
             self._error = error
         finally:
             self._over = True
-            self._signal.set()
+            self._wake()
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self._gone = True
-        self._signal.set()
+        self._wake()
+
+    def _listen(self, silence: float) -> None:
+        """Notice `silence` seconds of nothing. One timer that looks back, because one a token would cost more."""
+        quiet = self._loop.time() - self._heard
+        if quiet >= silence:
+            self._silent = True
+            self._wake()
+            quiet = 0.0
+        self._timer = self._loop.call_later(silence - quiet, self._listen, silence)
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> list[Event]:
-        while True:
-            if self._gone:
-                raise Cancelled("the client left")
-            if self._ready:
-                batch, self._ready = self._ready, []
-                self._room.set()
-                return batch
-            if self._over:
-                if self._error is not None:
-                    raise self._error
-                raise StopAsyncIteration
-            self._signal.clear()
-            if not await self._signalled():
-                return []
-
-    async def _signalled(self) -> bool:
-        """Wait for something to happen; False if nothing did for `silence` seconds."""
-        try:
-            async with asyncio.timeout(self._silence):
-                return await self._signal.wait()
-        except TimeoutError:
-            return False
+        while not (self._gone or self._ready or self._over or self._silent):
+            self._reader = self._loop.create_future()
+            await self._reader
+        if self._gone:
+            raise Cancelled("the client left")
+        if not self._ready and self._over:
+            raise self._error or StopAsyncIteration
+        batch, self._ready = self._ready, []
+        self._silent = False
+        self._heard = self._loop.time()
+        self._room.set()
+        return batch
 
 
 class Pace:

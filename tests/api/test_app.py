@@ -209,10 +209,11 @@ def test_head_and_options(site: Site) -> None:
 
 
 def test_a_line_for_every_request_without_what_was_said(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "oxlo.api")
+    caplog.set_level(logging.INFO, "oxlo_local.api")
+    site.client.get("/healthz")
     answer = site.client.post(CHAT, json=chat_body("prompt-words", mood="odd-value"))
     site.client.get("/nowhere%0aforged?token=hidden", headers={"authorization": "Bearer hidden"})
-    lines = [record.getMessage() for record in caplog.records if record.name == "oxlo.api"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "oxlo_local.api.app"]
     assert lines[0].startswith(f"POST {CHAT} 200 ")
     assert f"model=echo entry={answer.headers['x-oxlo-entry']}" in lines[0] and '"mood"' in lines[0]
     assert lines[1].startswith("GET /nowhere%0aforged 404 ")

@@ -81,7 +81,7 @@ def is_quiet(site: Site) -> bool:
 def test_a_client_that_leaves_a_stream_pays_and_frees_its_slot(
     start_site: StartSite, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "oxlo.api")
+    caplog.set_level(logging.INFO, "oxlo_local.api")
     site = start_site(EchoOptions(step_seconds=0.01, parallel=1))
     link = send(site, chat_body("secret-word", stream=True, max_tokens=100_000))
     assert link.recv(10_000).startswith(b"HTTP/1.1 200")
