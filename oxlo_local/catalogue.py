@@ -288,8 +288,10 @@ class Catalogue:
                 f"{name} is a repository; `oxlo pull {name}` fetches it and says its name here", param="model"
             )
         if model_id is None:
+            near = self._near(name)
+            rest = f"{near} " if near else "; "
             raise ModelNotFound(
-                f"no model {name!r}{self._near(name)}; `oxlo list --all` shows every known one", param="model"
+                f"no model {name!r}{rest}`oxlo list --all` shows every known one", param="model"
             )
         return self.models[model_id]
 

@@ -24,6 +24,7 @@ from oxlo_local.hardware import probe
 from oxlo_local.hub import Hub
 from oxlo_local.pull import Chosen, Event, Note, Progress, Pull
 
+NAME_WIDTH = 30  # of a file name before a bar; what tells builds apart is at its end
 EVENT_SECONDS = 0.2  # between two progress lines of one file in --json
 
 
@@ -97,7 +98,8 @@ def _bars(console: Console) -> Iterator[Callable[[Event], None]]:
                 key = (event.file, event.verifying)
                 if key not in tasks:
                     doing = "checking" if event.verifying else "fetching"
-                    short = event.file.rpartition("/")[2]
+                    name = event.file.rpartition("/")[2]
+                    short = name if len(name) <= NAME_WIDTH else f"…{name[1 - NAME_WIDTH :]}"
                     tasks[key] = bars.add_task(f"{doing} {short}", total=event.bytes)
                 bars.update(tasks[key], completed=event.done)
 
