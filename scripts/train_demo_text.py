@@ -136,7 +136,7 @@ def run_training(given: argparse.Namespace, tokenizer_path: Path, checkpoint: Pa
         f"train: {Llama(shape).parameter_count() / 1e6:.2f} M parameters on {kind} for {given.minutes:.0f} minutes"
     )
     # a GPU is kept busy only by larger batches, and those bear a higher rate
-    batch, rate = (4096, 3e-3) if kind == "cpu" else (16_384, 4e-3)
+    batch, rate = (3072, 4e-3) if kind == "cpu" else (12_288, 6e-3)
     plan = Plan(given.seed, given.minutes, torch.device(kind), batch_tokens=batch, peak_rate=rate)
     _, progress = train(plan, shape, load_tokenizer(tokenizer_path), checkpoint)
     say(

@@ -259,7 +259,7 @@ def conversation(seed: int, number: int) -> Conversation:
     """Conversation `number` of `seed`."""
     rng = random.Random(f"{seed}:{number}")
     talk, tooled, jsons = _groups()
-    turns = rng.choices((1, 2, 3, 4, 6, 9, 30), weights=(40, 25, 14, 10, 6, 4, 1))[0]
+    turns = rng.choices((1, 2, 3, 4, 6, 9, 30), weights=(58, 18, 10, 6, 4, 3, 1))[0]
     made = Conversation()
     kind = rng.random()
     if kind < 0.14:

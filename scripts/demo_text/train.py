@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +35,7 @@ class Plan:
     seed: int
     minutes: float
     device: torch.device
-    batch_tokens: int = 4096
+    batch_tokens: int = 3072
     peak_rate: float = 3e-3
     checkpoint_minutes: float = 3.0
 
@@ -53,7 +53,7 @@ class Progress:
 def batches(
     seed: int, start: int, tokenizer: Tokenizer, plan: Plan, context: int
 ) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """(ids, weights of the loss, number of the next conversation), without end, from conversation `start`.
+    """(ids, which the model says itself, number of the next conversation) from conversation `start`, without end.
 
     512 conversations at a time are sorted by length, so that little is padding.
     """
@@ -75,18 +75,11 @@ def batches(
         groups.append(group)
         rng = random.Random(f"{seed}:{start}")
         rng.shuffle(groups)
-        for at, group in enumerate(groups):
+        for group in groups:
             width = max(len(ids) for ids, _ in group)
             ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in group])
             own = torch.tensor([mask + [False] * (width - len(mask)) for _, mask in group])
-            learnt = own | (
-                (ids != 0)
-                & (
-                    torch.rand(ids.shape, generator=torch.Generator().manual_seed(start + at))
-                    < QUESTION_SHARE
-                )
-            )
-            yield ids, learnt, start
+            yield ids, own, start
 
 
 def learning_rate(plan: Plan, progress: Progress) -> float:
@@ -112,24 +105,27 @@ def fast_bfloat16(device: torch.device) -> bool:
     return times[1] < 0.8 * times[0]
 
 
-def new_optimizer(model: Llama, rate: float) -> torch.optim.AdamW:
-    """AdamW that decays matrices and leaves norms alone."""
-    matrices = [weight for weight in model.parameters() if weight.dim() == 2]
-    norms = [weight for weight in model.parameters() if weight.dim() == 1]
-    return torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.1}, {"params": norms, "weight_decay": 0.0}],
-        lr=rate,
-        betas=(0.9, 0.98),
-        fused=True,
-    )
+def new_optimizers(model: Llama, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices (it needs about half of AdamW's steps here), AdamW for embeddings and norms."""
+    matrices = [
+        weight for name, weight in model.named_parameters() if weight.dim() == 2 and name.startswith("blk.")
+    ]
+    others = [
+        weight
+        for name, weight in model.named_parameters()
+        if weight.dim() == 1 or not name.startswith("blk.")
+    ]
+    return [
+        torch.optim.Muon(matrices, lr=rate, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=rate, weight_decay=0.0, betas=(0.9, 0.98), fused=True),
+    ]
 
 
-def save(path: Path, model: Llama, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def save(path: Path, model: Llama, optimizers: Sequence[torch.optim.Optimizer], progress: Progress) -> None:
     """Writes the checkpoint whole or not at all."""
     part = path.with_suffix(".part")
-    torch.save(
-        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": vars(progress)}, part
-    )
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    torch.save({"model": model.state_dict(), "optimizers": states, "progress": vars(progress)}, part)
     part.replace(path)
 
 
@@ -137,24 +133,25 @@ def train(plan: Plan, shape: Shape, tokenizer: Tokenizer, checkpoint: Path) -> t
     """Trains up to plan.minutes in all, going on from `checkpoint` where there is one."""
     torch.manual_seed(plan.seed)
     model = Llama(shape).to(plan.device)
-    optimizer = new_optimizer(model, plan.peak_rate)
+    optimizers = new_optimizers(model, plan.peak_rate)
     progress = Progress()
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=plan.device, weights_only=True)
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
         progress = Progress(**state["progress"])
         print(f"going on from step {progress.step} after {progress.seconds / 60:.1f} min", file=sys.stderr)
     half = fast_bfloat16(plan.device)
     saved, loss_sum = progress.seconds, 0.0
     last = time.monotonic()
-    for ids, learnt, after in batches(plan.seed, progress.conversations, tokenizer, plan, shape.context):
+    for ids, own, after in batches(plan.seed, progress.conversations, tokenizer, plan, shape.context):
         if progress.seconds >= plan.minutes * 60:
             break
         rate = learning_rate(plan, progress)
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = rate
-        loss_sum += _step(model, optimizer, ids.to(plan.device), learnt.to(plan.device), half)
+        loss_sum += _step(model, optimizers, ids.to(plan.device), own.to(plan.device), half)
         now = time.monotonic()
         progress = Progress(
             progress.step + 1, progress.seconds + now - last, progress.tokens + int((ids != 0).sum()), after
@@ -169,20 +166,25 @@ def train(plan: Plan, shape: Shape, tokenizer: Tokenizer, checkpoint: Path) -> t
             )
             loss_sum = 0.0
         if progress.seconds - saved > plan.checkpoint_minutes * 60:
-            save(checkpoint, model, optimizer, progress)
+            save(checkpoint, model, optimizers, progress)
             saved = progress.seconds
-    save(checkpoint, model, optimizer, progress)
+    save(checkpoint, model, optimizers, progress)
     return model, progress
 
 
-def _step(model: Llama, optimizer: torch.optim.Optimizer, ids: Tensor, learnt: Tensor, half: bool) -> float:
+def _step(
+    model: Llama, optimizers: Sequence[torch.optim.Optimizer], ids: Tensor, own: Tensor, half: bool
+) -> float:
+    """One step; returns the mean loss of the model's own tokens."""
+    words = torch.rand(ids.shape, device=ids.device) < QUESTION_SHARE
+    chosen = (own | (words & (ids != 0)))[:, 1:]
     with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=half):
         stream = model(ids[:, :-1])
-        chosen = learnt[:, 1:]
         logits = model.logits(stream[chosen])
-    loss = F.cross_entropy(logits.float(), ids[:, 1:][chosen])
-    loss.backward()
+    losses = F.cross_entropy(logits.float(), ids[:, 1:][chosen], reduction="none")
+    losses.mean().backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return float(loss.detach())
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return float(losses.detach()[own[:, 1:][chosen]].mean())
