@@ -287,7 +287,7 @@ async def settled_all(house: House) -> None:
         ("!crash=1 x", WorkerLost, {}),  # after the first
         ("!crash=4 x", WorkerLost, {}),  # in mid-stream
         ("!exit=2 x", WorkerLost, {}),
-        ("!hang=2 x", WorkerLost, {"step_timeout": 0.3}),
+        ("!hang=2 x", WorkerLost, {"step_timeout": 0.6}),
         ("!fail=0 x", ServerError, {}),
         ("!fail=3 x", ServerError, {}),
         ("x", TimedOut, {"request_timeout": 0.2}),
@@ -315,7 +315,7 @@ async def test_any_failure_of_ours_ends_the_call_once_and_refunds_it(
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP])
 async def test_kill_and_freeze_at_any_moment_leave_no_row_open(house_of: MakeHouse, sent: int) -> None:
     """Sixteen requests, some running, some queued in the worker, some in the parent, when the process goes."""
-    house = await house_of({"parallel": 3, "step_seconds": 0.003}, silent_pings=20)
+    house = await house_of({"parallel": 3, "step_seconds": 0.003}, silent_pings=40)
     await ready(house.fleet)
     outcomes: list[str] = []
 

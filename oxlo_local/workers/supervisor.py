@@ -99,8 +99,9 @@ class Place:
     def submit(self, call: Call) -> Stream:
         """Send the call on its way. Once only; what goes wrong from here on is the stream's terminal event."""
         assert not self._taken
+        stream = self._fleet.dispatch(self._model, call)
         self._taken = True
-        return self._fleet.dispatch(self._model, call)
+        return stream
 
     def __enter__(self) -> "Place":
         return self

@@ -34,6 +34,17 @@ async def test_a_call_goes_down_and_its_events_come_up_in_order(fleet_of: MakeFl
     assert facts is not None and facts.architecture == "echo"
 
 
+async def test_an_id_belongs_to_one_open_call_and_is_free_after_its_end(fleet_of: MakeFleet) -> None:
+    fleet = fleet_of()
+    await fleet.start([echo(step_seconds=0.01)])
+    first = fleet.submit("echo", say("a", "once"))
+    with pytest.raises(ValueError, match="already here"):
+        fleet.submit("echo", say("a", "twice"))
+    assert text_of(await read(first)) == "once "
+    assert (status(fleet).waiting, status(fleet).running) == (0, 0)
+    assert text_of(await read(fleet.submit("echo", say("a", "again")))) == "again "
+
+
 async def test_a_call_for_a_loading_model_waits_and_is_answered(fleet_of: MakeFleet) -> None:
     fleet = fleet_of()
     await fleet.start([echo(load_seconds=0.3)])
@@ -115,14 +126,14 @@ async def test_a_hung_step_is_killed_by_step_timeout_although_pings_are_answered
 
 
 async def test_a_long_call_of_short_steps_outlives_step_timeout(fleet_of: MakeFleet) -> None:
-    fleet = fleet_of(step_timeout=0.3)
+    fleet = fleet_of(step_timeout=1.0)
     await fleet.start([echo(step_seconds=0.02)])
-    (end,) = ends(await read(fleet.submit("echo", say("a", "x", max_tokens=40))))
+    (end,) = ends(await read(fleet.submit("echo", say("a", "x", max_tokens=70))))
     assert isinstance(end, Done)
 
 
 async def test_a_frozen_process_is_killed_by_its_silence(fleet_of: MakeFleet) -> None:
-    fleet = fleet_of(silent_pings=20)
+    fleet = fleet_of(silent_pings=40)
     await fleet.start([echo(step_seconds=0.01)])
     stream = fleet.submit("echo", say("a", "x", max_tokens=100_000))
     assert isinstance(await anext(stream), Started)
