@@ -40,6 +40,7 @@ CUDA_WHEELS = (
     121,
     118,
 )  # names cuNNN on LLAMA_INDEX, newest first
+OLDEST_CUDA = 11.8  # assumed of a driver that does not say
 EXTRAS = ("text", "speech", "image", "dev")
 
 
@@ -69,8 +70,9 @@ def look(root: Path) -> Machine:
     if smi := shutil.which("nvidia-smi"):
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             told = subprocess.run([smi], capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL)
-            version = re.search(r"CUDA Version:\s*(\d+\.\d+)", told.stdout)
-            cuda = float(version[1]) if told.returncode == 0 and version else None
+            version = re.search(r"CUDA (?:\w+ )?Version\s*:\s*(\d+\.\d+)", told.stdout)
+            if told.returncode == 0:
+                cuda = float(version[1]) if version else OLDEST_CUDA
     compilers = [os.environ.get("CXX", "c++"), "c++", "g++", "clang++"]
     return Machine(
         linux=sys.platform == "linux",
