@@ -9,6 +9,7 @@ A lock file is removed only while its lock is held, and a new lock counts only i
 path: otherwise two processes could hold "the" lock, one of them on a file that has no name any more.
 """
 
+import contextlib
 import fcntl
 import os
 import time
@@ -54,7 +55,7 @@ class Instance:
         try:
             if os.path.samestat(os.fstat(self._fd), self._path.stat()):
                 return
-        except FileNotFoundError:
+        except OSError:
             pass
         fresh = Instance.claim(self._path.parent, self.name)
         if fresh is not None:
@@ -63,7 +64,8 @@ class Instance:
 
     def remove(self) -> None:
         """End the lock and its file: nothing is left that anybody would have to look after."""
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is in nobody's way: the next sweep finds it and tries again
+            self._path.unlink()
         self.release()
 
     def release(self) -> None:
