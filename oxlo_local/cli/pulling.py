@@ -16,6 +16,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.progress import Progress as Bars
+from rich.table import Column
 
 from oxlo_local.cli.shelf import opened
 from oxlo_local.config import load
@@ -24,7 +25,8 @@ from oxlo_local.hardware import probe
 from oxlo_local.hub import Hub
 from oxlo_local.pull import Chosen, Event, Note, Progress, Pull
 
-NAME_WIDTH = 30  # of a file name before a bar; what tells builds apart is at its end
+BAR_WIDTH = 10  # with all columns a line fits into 80 characters
+NAME_WIDTH = 24  # of a file name before a bar; what tells builds apart is at its end
 EVENT_SECONDS = 0.2  # between two progress lines of one file in --json
 
 
@@ -75,9 +77,9 @@ def _json_lines() -> Callable[[Event], None]:
 def _bars(console: Console) -> Iterator[Callable[[Event], None]]:
     """A bar for each file as it is fetched and as it is checked; notes as lines above."""
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=BAR_WIDTH),
+        DownloadColumn(table_column=Column(no_wrap=True)),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
