@@ -61,7 +61,9 @@ LIBRARY_ROOMS: dict[str, tuple[str, ...]] = {
     "faster_whisper": (),
     "gguf": ("random_model.py",),
     "httptools": ("stream_connection.py",),
+    "filelock": ("hub.py",),
     "httpx": ("client.py",),
+    "httpx2": ("hub.py",),
     "huggingface_hub": ("hub.py",),
     "jinja2": ("engines/text/prompt.py",),
     "llama_cpp": ("engines/text/llama.py", "engines/text/sampling.py"),
@@ -75,6 +77,7 @@ LIBRARY_ROOMS: dict[str, tuple[str, ...]] = {
     "starlette": ("api/", "server.py"),
     "subprocess": ("hardware.py", "launch.py"),
     "torch": (),
+    "tqdm": ("hub.py",),
     "typer": ("cli/",),
     "uvicorn": ("server.py",),
 }
