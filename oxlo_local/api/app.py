@@ -33,7 +33,6 @@ from oxlo_local.errors import (
     NotFound,
     OxloError,
     ServerError,
-    TooLarge,
     Unauthorized,
 )
 from oxlo_local.ledger import usd
@@ -198,7 +197,7 @@ def _add_headers(headers: MutableHeaders, exchange: Exchange) -> None:
 LINGER_SECONDS = 2.0
 
 
-def error_response(error: OxloError) -> Response:
+def error_response(error: OxloError, kind: type[Response] = Response) -> Response:
     """The one error shape, with the headers that tell a client whether to try again."""
     headers = {}
     if error.retryable:
@@ -208,7 +207,6 @@ def error_response(error: OxloError) -> Response:
     if isinstance(error, Unauthorized):
         headers["www-authenticate"] = "Bearer"
     body = msgspec.json.encode(parts.error_object(error))
-    kind = LastWords if isinstance(error, TooLarge) else Response
     return kind(body, error.status, headers, media_type="application/json")
 
 
@@ -243,9 +241,9 @@ class LastWords(Response):
 
 async def _on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, OxloError)
-    if isinstance(error, Cancelled):
-        exchange_of(request).client_left = True
-    return error_response(error)
+    exchange = exchange_of(request)
+    exchange.client_left = isinstance(error, Cancelled)
+    return error_response(error, LastWords if exchange.body_left else Response)
 
 
 async def _on_fault(request: Request, error: Exception) -> Response:

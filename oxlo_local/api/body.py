@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
+from oxlo_local.api.exchange import exchange_of
 from oxlo_local.errors import Cancelled, TooLarge
 
 T = TypeVar("T")
@@ -17,19 +18,20 @@ async def read_body(request: Request, limit: int) -> bytes:
     """The whole body. Raises TooLarge from its declared length, or as soon as more than `limit` bytes have come."""
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
-        raise _too_large(limit)
+        raise _too_large(request, limit)
     body = bytearray()
     try:
         async for piece in request.stream():
             body += piece
             if len(body) > limit:
-                raise _too_large(limit)
+                raise _too_large(request, limit)
     except ClientDisconnect:
         raise Cancelled("the client left while it sent its request") from None
     return bytes(body)
 
 
-def _too_large(limit: int) -> TooLarge:
+def _too_large(request: Request, limit: int) -> TooLarge:
+    exchange_of(request).body_left = True
     return TooLarge(f"The body is larger than {limit} bytes, which is this server's limit (max_body_bytes).")
 
 

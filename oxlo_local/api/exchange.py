@@ -49,6 +49,7 @@ class Exchange:
     warnings: list[str] = field(default_factory=list)
     status: int = 0
     client_left: bool = False
+    body_left: bool = False  # the client is still sending what nobody will read
 
     @property
     def seconds(self) -> float:
