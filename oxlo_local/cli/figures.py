@@ -57,7 +57,16 @@ def table(rows: list[Row]) -> Table:
     """One line a load."""
     drawn = Table(box=SIMPLE_HEAD, pad_edge=False, padding=0)
     drawn.add_column("load", overflow="fold")
-    for head in ("tokens/s", "requests/s", "TTFT ms", "gap ms", "at once", "prompt (cached)", "errors", "client"):
+    for head in (
+        "tokens/s",
+        "requests/s",
+        "TTFT ms",
+        "gap ms",
+        "at once",
+        "prompt (cached)",
+        "errors",
+        "client",
+    ):
         drawn.add_column(head, justify="right", overflow="fold")
     for row in rows:
         summary = row.summary
