@@ -11,6 +11,7 @@ import pytest
 import typer.main
 
 from oxlo_local import config
+from oxlo_local.catalogue import Catalogue
 from oxlo_local.cli import app
 from tests.conftest import ROOT, RunningServer, demo_model
 
@@ -87,6 +88,17 @@ def test_codes_that_are_named_exist(generator: ModuleType) -> None:
     codes = {line.split("|")[2].strip(" `") for line in generator.errors().splitlines()[2:]}
     named = set(re.findall(r"[45]\d\d `([a-z_]+)`", written_by_hand()))
     assert named and named <= codes
+
+
+def test_the_example_catalogue_is_a_good_one(tmp_path: Path) -> None:
+    block = re.search(r"```toml\n(.*?)```", README, re.DOTALL)
+    assert block is not None
+    (tmp_path / "models.toml").write_text(block[1])
+    catalogue = Catalogue.load(tmp_path / "models.toml", installed={})
+    assert catalogue.find("mine").title == "My model"
+    assert (
+        catalogue.find("mistral-7b").price_micros == 500 and catalogue.find("mistral-7b").options.ctx == 16384
+    )
 
 
 def test_the_first_call_works(server: RunningServer, tmp_path: Path) -> None:
