@@ -55,6 +55,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     strict: Annotated[bool, about("refuse unknown request fields instead of naming them in a header")] = False
     max_body_bytes: Annotated[Count, about("largest JSON body; a longer one is a 413")] = 64 * 1024 * 1024
 
+    choices_max: Annotated[
+        Annotated[int, Meta(ge=1, le=128)], about("largest n of a request; more is a 400")
+    ] = 128
     queue_max: Annotated[Count, about("requests that may wait; one more is a 429 queue_full")] = 256
     request_timeout: Annotated[Seconds, about("seconds a request may take in all; 0 = no limit")] = 0
     heartbeat_seconds: Annotated[

@@ -16,7 +16,8 @@ async def create(state: State, request: Request) -> TextAnswer:
     exchange = exchange_of(request)
     settings = state.settings
     body = await read_body(request, settings.max_body_bytes)
-    asked, warnings = await decoded(partial(completions.decode, strict=settings.strict), body)
+    decode = partial(completions.decode, strict=settings.strict, max_n=settings.choices_max)
+    asked, warnings = await decoded(decode, body)
     exchange.warnings += warnings
     id = parts.new_id("cmpl")
     return TextAnswer(

@@ -48,7 +48,7 @@ _SAMPLING = (
     Field("logit_bias", "honoured", "token id to -100..100"),
     Field("seed", "honoured", "64-bit integer; choice i draws with seed + i"),
     Field("stop", "honoured", "a string or up to 4, none of them empty"),
-    Field("n", "honoured", "1 to 128, or the server's lower cap"),
+    Field("n", "honoured", "1 to 128, or the server's lower `choices_max`"),
     Field("stream", "honoured", "server-sent events"),
     Field(
         "stream_options",

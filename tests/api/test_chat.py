@@ -96,3 +96,10 @@ def test_unknown_fields_are_named_or_refused(site: Site, start_site: StartSite) 
     )
     error = refused(start_site(strict=True).client.post(CHAT, json=body), 400, "unknown_parameter")
     assert error["param"] == "temprature" and "'temperature'" in str(error["message"])
+
+
+def test_a_site_may_allow_fewer_choices(start_site: StartSite) -> None:
+    site = start_site(choices_max=2)
+    assert site.client.post(CHAT, json=chat_body(n=2)).status_code == 200
+    error = refused(site.client.post(CHAT, json=chat_body(n=3)), 400, "invalid_value")
+    assert error["param"] == "n"
