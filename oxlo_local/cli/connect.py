@@ -31,7 +31,9 @@ def connected(settings: Settings, model: str | None, *, url: str | None, key: st
             yield client
         return
     _leave_in_order()
-    with LaunchedServer([*([model] if model else []), "--port", "0"], settings.serve_file) as server:
+    # Whatever the configuration says of the real server, this one is for nobody else.
+    arguments = [*([model] if model else []), "--host", "127.0.0.1", "--port", "0"]
+    with LaunchedServer(arguments, settings.serve_file) as server:
         address = _awaited(server, model)
         with Client(Address(address.url, key or address.token)) as client:
             yield client

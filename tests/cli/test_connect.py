@@ -51,10 +51,12 @@ def test_where_none_runs_one_is_started_for_the_model(home: Path, monkeypatch: p
     }
     (home / "serve.json").write_text(json.dumps(killed))
     settings = settings_of(home)
+    settings.config.write_text('host = "0.0.0.0"\nport = 8000\n')  # of the real server, not of this one
     for name, value in environment(home).items():
         monkeypatch.setenv(name, value)
     model = write_model(home)
     with connected(settings, str(model), url=None, key=None) as client:
+        assert client.address.url.startswith("http://127.0.0.1:") and not client.address.url.endswith(":8000")
         assert model.stem in {item.id for item in client.models()}
         pid = json.loads((home / "serve.json").read_text())["pid"]
         assert psutil.Process(pid).ppid() == os.getpid()
