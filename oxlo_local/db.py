@@ -47,15 +47,34 @@ LONGEST_WAL: Final = 16_384  # pages (64 MiB); from here on the writer copies th
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts like the number it writes
 
 
-def sortable_id(kind: str, at_ms: int) -> str:
-    """`kind`_, then 9 characters of time (milliseconds), then 11 random ones: text order is time order."""
-    number = (at_ms << 55) | secrets.randbits(55)
-    return f"{kind}_" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(95, -1, -5))
+_RANDOM_BITS: Final = 55
+
+
+class SortableIds:
+    """Makes ids whose text order is time order: `e_`, 9 characters of milliseconds, 11 random ones.
+
+    Two ids of one object and one millisecond follow each other too, so that rows are listed as they were opened.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._last = 0
+
+    def next(self, at_ms: int) -> str:
+        """The next id, for a moment in milliseconds since 1970."""
+        if self._last >> _RANDOM_BITS == at_ms:
+            self._last += 1 + secrets.randbits(_RANDOM_BITS - 20)
+        else:  # the upper half of the random bits' range is left for those that follow
+            self._last = (at_ms << _RANDOM_BITS) | secrets.randbits(_RANDOM_BITS - 1)
+        return _identity(self._kind, self._last)
 
 
 def first_id(kind: str, at_ms: int) -> str:
-    """The lowest id that `sortable_id` can give at this time: ids from here on are from then on."""
-    number = max(at_ms, 0) << 55
+    """The lowest id that can be made at this moment: ids from here on are from then on."""
+    return _identity(kind, max(at_ms, 0) << _RANDOM_BITS)
+
+
+def _identity(kind: str, number: int) -> str:
     return f"{kind}_" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(95, -1, -5))
 
 

@@ -15,7 +15,7 @@ import os
 import time
 from pathlib import Path
 
-from oxlo_local.db import sortable_id
+from oxlo_local.db import SortableIds
 from oxlo_local.errors import LedgerUnavailable
 
 SUFFIX = ".lock"
@@ -33,7 +33,7 @@ class Instance:
     def begin(cls, folder: Path) -> "Instance":
         """Lock a file of a new name for the life of this process. Raises LedgerUnavailable."""
         while True:
-            instance = cls.claim(folder, sortable_id("i", int(time.time() * 1000)))
+            instance = cls.claim(folder, SortableIds("i").next(int(time.time() * 1000)))
             if instance is not None:  # None: a sweeping process had the file between our open and our lock
                 return instance
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from oxlo_local import instance
-from oxlo_local.db import Connection, Database, sortable_id
+from oxlo_local.db import Connection, Database, SortableIds
 from oxlo_local.errors import LedgerUnavailable, OxloError
 from oxlo_local.instance import Instance
 
@@ -136,6 +136,7 @@ class Ledger:
         self._own = own
         self._locks_dir = locks_dir
         self._clock = clock
+        self._ids = SortableIds("e")
         self._owed: list[_Close] = []  # closes that could not be written yet
         self._closing: set[asyncio.Future[None]] = set()
 
@@ -165,7 +166,7 @@ class Ledger:
     async def reserve(self, ask: Ask) -> Entry:
         """Write an open row; when this returns, work may start. Raises LedgerUnavailable."""
         opened_ms = self._now_ms()
-        entry = Entry(sortable_id("e", opened_ms), ask.units, ask.unit_price_micros, opened_ms / 1000)
+        entry = Entry(self._ids.next(opened_ms), ask.units, ask.unit_price_micros, opened_ms / 1000)
         writing = self._db.submit(partial(self._insert, ask, entry, opened_ms))
         try:
             await asyncio.shield(writing)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oxlo_local.db
-from oxlo_local.db import Connection, Database, first_id, sortable_id
+from oxlo_local.db import Connection, Database, SortableIds, first_id
 from oxlo_local.errors import LedgerUnavailable, OxloError
 
 
@@ -339,9 +339,10 @@ async def test_the_wal_starts_over_under_steady_load(
     raise AssertionError("the WAL has only grown")
 
 
-@given(times=st.lists(st.integers(0, 2**44), min_size=2, max_size=20))
-def test_ids_sort_by_their_time(times: list[int]) -> None:
-    ids = [sortable_id("e", at) for at in sorted(set(times))]
-    assert ids == sorted(ids)
-    assert all(first_id("e", at) <= identity for at, identity in zip(sorted(set(times)), ids, strict=True))
-    assert {len(identity) for identity in ids} == {22}
+@given(times=st.lists(st.integers(0, 2**44), min_size=2, max_size=20), each=st.integers(1, 50))
+def test_ids_sort_by_their_time_and_then_as_they_were_made(times: list[int], each: int) -> None:
+    ids = SortableIds("e")
+    made = [(at, ids.next(at)) for at in sorted(set(times)) for _ in range(each)]
+    assert [identity for _, identity in made] == sorted({identity for _, identity in made})
+    assert all(first_id("e", at) <= identity < first_id("e", at + 1) for at, identity in made)
+    assert {len(identity) for _, identity in made} == {22}
