@@ -11,7 +11,8 @@ looks for the longest common prefix over *all* slots, idle and running:
    slot that was used longest ago; when that is the source itself, its tail is lost.
 4. `packed`: libllama computes sequences together only where their slots follow each other, so beside running sequences
    only an idle neighbour of one is taken. What was cached there moves to the idle slot used longest ago, if that one is
-   older. A copy costs memory bandwidth once, a gap costs a pass over the model's weights in every step.
+   older; a conversation stays where it is, gap or not, rather than cost another one its cache. A copy costs memory
+   bandwidth once, a gap costs a pass over the model's weights in every step.
 
 At least one token of the prompt is always computed, since its logits are wanted. The number of slots is small (256 at
 most), so comparing token lists beats keeping a tree: a list comparison runs at memory speed.
@@ -95,12 +96,13 @@ def place(
     if not idle:
         return None
     near = _neighbours(slots) if packed else idle
-    whole = source is not None and not source.running and keep >= WORTH_KEEPING * len(source.tokens)
-    if source is not None and whole and source in near:
-        return Place(source.index, source.index, keep)
     target = min([slot for slot in near if slot is not source] or near, key=_age)
     start = target if source is None else source
-    return Place(target.index, start.index, keep, _refuge(target, start, idle), whole)
+    refuge = _refuge(target, start, idle)
+    whole = source is not None and not source.running and keep >= WORTH_KEEPING * len(source.tokens)
+    if whole and (start in near or (target.tokens and refuge is None)):
+        return Place(start.index, start.index, keep)
+    return Place(target.index, start.index, keep, refuge, moved=whole)
 
 
 def _age(slot: Slot) -> tuple[int, int]:

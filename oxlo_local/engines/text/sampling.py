@@ -1,9 +1,9 @@
 """Choosing a token: one sampler chain per sequence, in libllama's C code or in the model's own graph.
 
-The chain's order is llama.cpp's: bias, penalties, top_k, typical_p, top_p, min_p, temperature, draw. Three ways lead
-through it: plain greedy is an argmax in numpy (a tenth of the chain's time at a 150 k vocabulary); with
-`backend_sampling` the chain is attached to the slot and runs inside the graph, which saves a GPU the transfer of the
-logits; everything else runs the C chain over the row's logits.
+The chain's order is llama.cpp's: bias, penalties, top_k, typical_p, top_p, min_p, temperature, draw. Four ways lead
+through it: plain greedy is an argmax in numpy; temperature with top_k, top_p and min_p is drawn in numpy (draw.py);
+with `backend_sampling` the chain is attached to the slot and runs inside the graph, which saves a GPU the transfer of
+the logits; everything else runs the C chain over the row's logits.
 
 Penalties as the callers mean them: `repeat_penalty` looks back over prompt and answer (llama.cpp), frequency and
 presence penalties over the answer alone (OpenAI), hence two penalty samplers.
@@ -17,6 +17,7 @@ import llama_cpp.llama_cpp as C
 import numpy as np
 
 from oxlo_local.calls import Sampling, TokenLogprob, TopLogprob
+from oxlo_local.engines.text.draw import draw, draws
 from oxlo_local.engines.text.llama import F32, Llama, Row
 
 SEED_SPACE = 2**32 - 1  # libllama reads the largest value as "draw one"
@@ -41,16 +42,21 @@ class Sampler:
         self._chain: object | None = None  # a pointer, owned
         self._attached: int | None = None
         seed = secrets.randbelow(SEED_SPACE) if sampling.seed is None else sampling.seed + choice
-        self.greedy = plain_greedy(sampling)
-        if not self.greedy:
-            self._chain = _chain(llama, sampling, seed % SEED_SPACE, prompt)
+        self._sampling = sampling
+        self._greedy = plain_greedy(sampling)
         self._for_backend = (
             bool(llama.options.backend_sampling)
-            and not self.greedy
+            and not self._greedy
             and not logits
             and sampling.mirostat == 0
             and sampling.typical_p >= 1.0
         )
+        self._random: np.random.Generator | None = None
+        if not self._greedy:
+            if draws(sampling) and not self._for_backend:
+                self._random = np.random.default_rng(seed % SEED_SPACE)
+            else:
+                self._chain = _chain(llama, sampling, seed % SEED_SPACE, prompt)
 
     def attach(self, slot: int) -> None:
         """Put the chain into the graph of `slot` where this request's samplers have a backend form."""
@@ -68,8 +74,10 @@ class Sampler:
 
     def sample(self, row: Row) -> int:
         """The token after `row`; the chain remembers it."""
-        if self.greedy:
+        if self._greedy:
             return int(self._llama.logits(row).argmax())
+        if self._random is not None:
+            return draw(self._llama.logits(row), self._sampling, self._random.random())
         return int(C.llama_sampler_sample(self._chain, self._llama.context, row.index))
 
     def close(self) -> None:

@@ -104,6 +104,13 @@ def test_packed_a_conversation_moves_next_to_the_running_one() -> None:
     assert place([*conversation, 1], table, anything, packed=True) == Place(1, 3, 50, moved=True)
 
 
+def test_packed_a_conversation_stays_rather_than_cost_another_its_cache() -> None:
+    conversation = list(range(50))
+    other, far = Slot(1, [9] * 40, used=2), Slot(2, [7] * 40, used=3)
+    table = [Slot(0, [8], running=True, target=[8, 9]), other, far, Slot(3, conversation, used=4)]
+    assert place([*conversation, 1], table, anything, packed=True) == Place(3, 3, 50)
+
+
 @given(st.lists(st.integers(0, 2), max_size=40), st.lists(st.integers(0, 2), max_size=40), st.integers(0, 40))
 def test_common_is_the_longest_common_prefix(a: list[int], b: list[int], limit: int) -> None:
     n = 0
