@@ -139,8 +139,12 @@ class Inference:
         )
         with self._fleet.admit(resolved.model.id) as place:
             entry = await self._ledger.reserve(ask)
-            # One name from the log through the pipe to the row, and unique whatever the protocol chose.
-            stream = place.submit(msgspec.structs.replace(call, id=entry.id))
+            try:
+                # One name from the log through the pipe to the row, and unique whatever the protocol chose.
+                stream = place.submit(msgspec.structs.replace(call, id=entry.id))
+            except BaseException:
+                await self._ledger.refund(entry, ServerError.code, Outcome(error_code=ServerError.code))
+                raise
         warnings = [resolved.warning] if resolved.warning else []
         self._open += 1
         self._quiet.clear()
