@@ -155,9 +155,8 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def extra_command(self) -> str:
-        """The commands that install what its engine needs."""
-        extra = self.engine or "all"
-        return f"`OXLO_EXTRAS={extra} scripts/oxlo` in a checkout, or `pip install 'oxlo-local[{extra}]'`"
+        """The command that installs what its engine needs."""
+        return f"`OXLO_EXTRAS={self.engine or 'all'} scripts/oxlo`"
 
     def geometry(self, quant: str | None = None) -> gguf.Geometry:
         """What the text model costs in memory: by its file's header where it is here, else by the catalogue.

@@ -180,7 +180,7 @@ def load_engine(load: Load, progress: Progress) -> Engine:
         engine_class = cast(type[Engine], getattr(importlib.import_module(module), name))
     except ModuleNotFoundError as error:
         raise ImportError(
-            f"the {load.engine} engine needs the package {error.name}: pip install 'oxlo-local[{load.engine}]'"
+            f"the {load.engine} engine needs the package {error.name}: OXLO_EXTRAS={load.engine} scripts/oxlo"
         ) from error
     return engine_class(load, progress)
 
