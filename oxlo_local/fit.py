@@ -36,7 +36,7 @@ SMALLER_CTX = (4096, 2048, 1024)
 SEQUENCES = (32, 16, 8, 4, 2, 1)
 MOST_SEQUENCES_ON_CPU = 16  # more of them only wait for the same cores
 FEWEST_COMFORTABLE = 4
-KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32}
+KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
 CTX_STEP = 256  # llama.cpp rounds each sequence's context up to this
 
 
