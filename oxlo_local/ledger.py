@@ -15,6 +15,7 @@ Three ways in which a row could stay open for ever are closed off here:
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
@@ -128,6 +129,10 @@ class _Close:
             )
 
 
+class _Undone(Exception):
+    """Raised inside a write that is to leave nothing behind."""
+
+
 class Ledger:
     """The rows of this process. Methods are for one event loop."""
 
@@ -150,10 +155,28 @@ class Ledger:
         ledger = cls(db, Instance.begin(locks_dir), locks_dir, clock)
         try:
             await ledger.sweep()
+            await ledger._try()
         except BaseException:
             ledger._own.remove()
             raise
         return ledger
+
+    async def _try(self) -> None:
+        """Open and close a row and undo both: a file that takes no rows is known at the start, and the first request
+        finds the statements prepared and the WAL begun.
+        """
+        now_ms = self._now_ms()
+        entry = Entry(self._ids.next(now_ms), 1, 0, now_ms / 1000)
+        ask = Ask("local", "", "", 1, 0, "", "", None, None, "loopback")
+        close = _Close(entry.id, "refunded", CRASHED, now_ms, 1, Outcome())
+
+        def rows(connection: Connection) -> None:
+            self._insert(ask, entry, now_ms, connection)
+            close.apply(connection)
+            raise _Undone
+
+        with contextlib.suppress(_Undone):
+            await self._db.write(rows)
 
     @property
     def instance_id(self) -> str:

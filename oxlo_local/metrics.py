@@ -1,7 +1,7 @@
 """What is counted and timed, and its Prometheus text; nothing else knows that format.
 
-Counters and histograms are fed by the HTTP side, worker gauges are read when somebody scrapes. Labels hold ids of models
-and paths of routes only: never anything a client wrote, so that their number is bounded and no prompt can get in.
+Counters and histograms are fed by the HTTP side, worker gauges are read when somebody scrapes. Labels hold ids of
+models and paths of routes only: never anything a client wrote, so that their number is bounded and no prompt can get in.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -87,6 +87,15 @@ class Metrics:
         self._tokens = Counter(
             "oxlo_tokens", "Tokens of answered requests", ("model", "kind"), registry=registry
         )
+
+    def expect(self, endpoints: Iterable[str], model: str) -> None:
+        """Make the series of a model before its first request: they start at 0, and that request need not make them."""
+        for endpoint in endpoints:
+            self._requests.labels(endpoint, model, "200")
+            self._total.labels(endpoint, model)
+        self._first.labels(model)
+        self._between.labels(model)
+        self.tokens(model, Usage())
 
     def request_started(self) -> None:
         """A request has arrived."""

@@ -7,6 +7,7 @@ event), then answers (each is written out and its row closed), then connections,
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -24,9 +25,11 @@ import uvicorn
 from msgspec import Struct
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from oxlo_local import __version__, hardware, lineup, log
-from oxlo_local.api.app import State, create_app, not_http
+from oxlo_local.api.app import ROUTES, State, create_app, not_http
+from oxlo_local.api.rehearsal import rehearse
 from oxlo_local.catalogue import Catalogue
 from oxlo_local.config import Settings
 from oxlo_local.db import Database
@@ -140,25 +143,27 @@ class House:
         self.ledger = ledger
         self.admin_token = secrets.token_urlsafe(32)
         self.draining = False
-        self._drained = asyncio.Event()
-        self.app = create_app(
-            State(
-                settings=settings,
-                catalogue=self.catalogue,
-                fleet=self.fleet,
-                inference=self.inference,
-                keys=keys,
-                ledger=ledger,
-                metrics=Metrics(self.fleet.status),
-                admin_token=self.admin_token,
-                draining=lambda: self.draining,
-            )
+        self.rehearsed = False
+        metrics = Metrics(self.fleet.status)
+        for spec in self.specs:
+            metrics.expect([each.path for each in ROUTES if each.takes_json], spec.model_id)
+        self.state = State(
+            settings=settings,
+            catalogue=self.catalogue,
+            fleet=self.fleet,
+            inference=self.inference,
+            keys=keys,
+            ledger=ledger,
+            metrics=metrics,
+            admin_token=self.admin_token,
+            draining=lambda: self.draining,
+            missing=self.missing,
         )
 
     async def live(self, listener: socket.socket, signals: Signals, began: float) -> int:
         """From the first start of a worker to the last byte. Raises ModelNotLoaded when a model cannot be started."""
         url = url_of(listener)
-        http = HttpServer(http_config(self.app))
+        http = HttpServer(http_config(create_app(self.state)))
         serving = asyncio.create_task(http.serve(sockets=[listener]))
         sweeping = asyncio.create_task(self._sweep())
         say(f"{__version__} is listening on {url}; loading {', '.join(spec.model_id for spec in self.specs)}")
@@ -175,7 +180,20 @@ class House:
             http.force_exit = http.should_exit = True
             await asyncio.wait([serving, sweeping])
 
+    def missing(self) -> list[str]:
+        """What readiness still waits for, a line each; empty = ready."""
+        return self.fleet.ready() or ([] if self.rehearsed else ["a rehearsal of the first requests"])
+
     async def _until_ready(self) -> None:
+        """Every model has answered its warm-up, and then as clients will ask it. Raises ModelNotLoaded."""
+        await self._until_loaded()
+        await rehearse(self.state, speak)
+        # What has been made by now stays: a full collection in the middle of an answer would look through all of it.
+        gc.collect()
+        gc.freeze()
+        self.rehearsed = True
+
+    async def _until_loaded(self) -> None:
         """Wait until every model has answered its warm-up. Raises ModelNotLoaded in the engine's own words."""
         while True:
             change = self.progress.next()
@@ -299,6 +317,11 @@ def http_config(app: ASGIApp) -> uvicorn.Config:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(FLUSH_SECONDS),
     )
+
+
+def speak(app: ASGIApp) -> Http:
+    """The HTTP of one connection that no listener has accepted."""
+    return Http(http_config(app), ServerState(), {})
 
 
 class _Left(Struct):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from oxlo_local import statement
-from oxlo_local.db import Database
+from oxlo_local.db import Connection, Database
 from oxlo_local.errors import LedgerUnavailable
 from oxlo_local.instance import names
 from oxlo_local.ledger import Ask, Entry, EntryClosed, Ledger, Outcome, usd
@@ -289,7 +289,7 @@ async def test_a_damaged_file_stops_the_start(home: Path) -> None:
 SERVE = """
 import asyncio, sys
 from pathlib import Path
-from oxlo_local.db import Database
+from oxlo_local.db import Connection, Database
 from oxlo_local.ledger import Ask, Ledger, Outcome
 
 async def main():
@@ -552,3 +552,22 @@ TestAnyOrder.settings = settings(max_examples=25, stateful_step_count=25, deadli
 )
 def test_money_is_printed_exactly(micros: int, text: str) -> None:
     assert usd(micros) == text
+
+
+async def test_opening_tries_a_row_and_leaves_none(db: Database, home: Path) -> None:
+    ledger = await Ledger.open(db, home / "locks")
+    assert ledger_rows(home) == []
+    assert (home / "ledger.db-wal").stat().st_size > 0
+    await ledger.close()
+
+
+async def test_a_file_that_takes_no_rows_is_known_at_the_start(db: Database, home: Path) -> None:
+    def refuse(connection: Connection) -> None:
+        connection.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON entries BEGIN SELECT RAISE(ABORT, 'no room'); END"
+        )
+
+    await db.write(refuse)
+    with pytest.raises(Exception, match="no room"):
+        await Ledger.open(db, home / "locks")
+    assert list((home / "locks").iterdir()) == []

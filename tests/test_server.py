@@ -62,9 +62,35 @@ def test_readyz_tells_what_is_missing_until_the_warm_up_is_answered(
 
     until(is_ready, 30)
     assert seen[-1] == (200, [])
-    assert all(code == 503 and long_winded.stem in missing[0] for code, missing in seen[:-1])
+    waits = (long_winded.stem, "rehearsal")
+    assert all(code == 503 and any(wait in missing[0] for wait in waits) for code, missing in seen[:-1])
     answer = httpx.get(f"{url}/healthz")
     assert answer.status_code == 200
+
+
+def test_the_first_request_finds_everything_made(start_server: StartServer, long_winded: Path) -> None:
+    """The server and its worker import nothing for it, and it makes no series in the metrics."""
+    server = start_server(str(long_winded), "--log-level", "debug", PYTHONPROFILEIMPORTTIME="1")
+    before = series(server)
+    said = len(server.log)
+    assert (
+        "import time:" in server.log and ": import time:" in server.log
+    )  # the server's own, and the worker's
+    body = {"model": long_winded.stem, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
+    for stream in (True, False):
+        answer = httpx.post(
+            f"{server.base_url}/chat/completions", json={**body, "stream": stream}, timeout=30
+        )
+        assert answer.status_code == 200
+    assert series(server) == before
+    assert "import time:" not in server.log[said:]
+    assert len(server.rows()) == 2  # none of the rehearsal
+
+
+def series(server: RunningServer) -> set[str]:
+    """Names and labels of the metrics that requests move."""
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    return {line.rpartition(" ")[0] for line in lines if line.startswith("oxlo_") and server.model in line}
 
 
 def test_a_request_that_comes_while_the_model_loads_is_answered(

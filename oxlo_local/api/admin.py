@@ -19,7 +19,7 @@ async def readyz(state: State, request: Request) -> Response:
     """Every model that counts has answered its warm-up; else 503, with what is still missing."""
     if state.draining():
         return _not_ready(["the server is shutting down"], ShuttingDown("The server is shutting down."))
-    missing = state.fleet.ready()
+    missing = state.missing()
     if missing:
         return _not_ready(missing, Unavailable(f"Not ready: {'; '.join(missing)}."))
     return _json({"status": "ready", "missing": []})

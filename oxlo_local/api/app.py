@@ -68,8 +68,8 @@ ROUTES = (
 )
 
 
-def create_app(state: State) -> ASGIApp:
-    """The ASGI application over the rooms in `state`."""
+def create_app(state: State, log_level: int = logging.INFO) -> ASGIApp:
+    """The ASGI application over the rooms in `state`; `log_level` is that of the line for each request."""
     app = Starlette(
         routes=[Route(each.path, Guarded(state, each), methods=[each.method]) for each in ROUTES],
         middleware=_cors(state),
@@ -80,7 +80,7 @@ def create_app(state: State) -> ASGIApp:
         },
     )
     app.router.redirect_slashes = False
-    return Frame(app, state)
+    return Frame(app, state, log_level)
 
 
 class Guarded:
@@ -135,9 +135,10 @@ _EXPOSED = (
 class Frame:
     """Around every request, known route or not: its id, its headers, its line in the log, its place in the metrics."""
 
-    def __init__(self, app: ASGIApp, state: State) -> None:
+    def __init__(self, app: ASGIApp, state: State, log_level: int) -> None:
         self._app = app
         self._metrics = state.metrics
+        self._log_level = log_level
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens inside."""
@@ -170,7 +171,7 @@ class Frame:
         path = scope.get("raw_path", b"").decode("ascii", "backslashreplace")[:200]
         entry = exchange.entry.id if exchange.entry is not None else "-"
         log.log(
-            logging.DEBUG if exchange.endpoint in _PROBES else logging.INFO,
+            logging.DEBUG if exchange.endpoint in _PROBES else self._log_level,
             "%s %s %d %.1f ms model=%s entry=%s%s",
             scope["method"],
             path,

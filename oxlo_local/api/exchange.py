@@ -22,7 +22,10 @@ SANE_ID = re.compile(
 
 @dataclass(frozen=True)
 class State:
-    """The rooms behind the routes; `server.py` builds it. `draining` says whether new requests are refused."""
+    """The rooms behind the routes; `server.py` builds it.
+
+    `draining` says whether new requests are refused, `missing` what readiness still waits for, a line each.
+    """
 
     settings: Settings
     catalogue: Catalogue
@@ -33,6 +36,7 @@ class State:
     metrics: Metrics
     admin_token: str
     draining: Callable[[], bool]
+    missing: Callable[[], list[str]]
 
 
 @dataclass

@@ -125,6 +125,7 @@ class Site:
             metrics=Metrics(self.fleet.status),
             admin_token=ADMIN_TOKEN,
             draining=lambda: self.draining,
+            missing=self.fleet.ready,
         )
         listener = listen("127.0.0.1", 0)
         self.url = url_of(listener)

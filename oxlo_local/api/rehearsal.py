@@ -1,0 +1,103 @@
+"""The rehearsal before /readyz says 200, so that the first request costs what the hundredth does.
+
+Whatever a program does for the first time costs more: types are looked up, caches are filled, statements prepared, code
+specialised. Each model is therefore asked for answers as a client would ask, over real connections and through every
+room. The application that answers is a twin of the real one, with metrics and a ledger of its own in a scratch folder:
+nobody pays for a rehearsal, and it is in no figure and no row.
+"""
+
+import asyncio
+import dataclasses
+import logging
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import msgspec
+from starlette.types import ASGIApp
+
+from oxlo_local import keys
+from oxlo_local.api.app import create_app
+from oxlo_local.api.exchange import State
+from oxlo_local.db import Database
+from oxlo_local.inference import Inference
+from oxlo_local.ledger import Ledger
+from oxlo_local.metrics import Metrics
+
+WORDS = "Who are you?"
+TOKENS = 2  # a first one and one after another
+SECONDS = 30.0  # a model that takes longer is not waited for: its own warm-up has been answered
+
+log = logging.getLogger(__name__)
+
+
+async def rehearse(state: State, speak: Callable[[ASGIApp], asyncio.Protocol]) -> None:
+    """Ask every ready model. `speak` makes the HTTP protocol of one connection; what fails is logged, never raised."""
+    try:
+        async with asyncio.timeout(SECONDS), _twin(state) as app:
+            for request in _requests(state):
+                status = await _ask(request, lambda: speak(app))
+                if status >= 500:
+                    log.warning("a rehearsed request was answered with %d", status)
+    except Exception as error:
+        log.warning("the rehearsal was cut short: %r", error)
+
+
+@asynccontextmanager
+async def _twin(state: State) -> AsyncIterator[ASGIApp]:
+    with tempfile.TemporaryDirectory(prefix="oxlo-") as folder:
+        with closing(Database.open(Path(folder) / "ledger.db")) as db:
+            ledger = await Ledger.open(db, Path(folder) / "locks")
+            inference = Inference(state.catalogue, ledger, state.fleet)
+            try:
+                yield create_app(
+                    dataclasses.replace(
+                        state, inference=inference, ledger=ledger, metrics=Metrics(state.fleet.status)
+                    ),
+                    log_level=logging.DEBUG,
+                )
+            finally:
+                await inference.quiet()
+                await ledger.close()
+
+
+def _requests(state: State) -> Iterator[bytes]:
+    """Whole HTTP requests. The unknown key in the first is looked up where keys are in force, which refuses it."""
+    yield _request("GET", "/v1/models", f"x-api-key: {keys.mint()}")
+    admin = f"authorization: Bearer {state.admin_token}"
+    for worker in state.fleet.status():
+        if worker.state != "ready" or worker.facts is None:
+            continue
+        asked = {"model": worker.model, "max_tokens": TOKENS}
+        if worker.facts.chat:
+            chat = {**asked, "messages": [{"role": "user", "content": WORDS}], "stream": True}
+            yield _request("POST", "/v1/chat/completions", admin, msgspec.json.encode(chat))
+        text = {**asked, "prompt": WORDS, "logprobs": 1}
+        yield _request("POST", "/v1/completions", admin, msgspec.json.encode(text))
+
+
+def _request(method: str, path: str, header: str, body: bytes = b"") -> bytes:
+    lines = (
+        f"{method} {path} HTTP/1.1",
+        "host: localhost",
+        "connection: close",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+        header,
+    )
+    return "\r\n".join((*lines, "", "")).encode() + body
+
+
+async def _ask(request: bytes, protocol: Callable[[], asyncio.Protocol]) -> int:
+    """Send a request over a connection of its own and read the answer to its end; its status."""
+    theirs, ours = socket.socketpair()
+    await asyncio.get_running_loop().connect_accepted_socket(protocol, theirs)
+    reader, writer = await asyncio.open_connection(sock=ours)
+    try:
+        writer.write(request)
+        answer = await reader.read()
+    finally:
+        writer.close()
+    return int(answer.split(maxsplit=2)[1])

@@ -1,0 +1,42 @@
+"""The rehearsal asks real models through every room, and nothing of it is left behind."""
+
+import logging
+
+import pytest
+
+from oxlo_local.api.rehearsal import rehearse
+from oxlo_local.calls import EchoOptions
+from oxlo_local.server import speak
+from tests.api.conftest import Site, StartSite, chat_body
+from tests.conftest import until
+
+
+def generated(site: Site) -> int:
+    return sum(worker.gauges.generated_tokens for worker in site.fleet.status())
+
+
+@pytest.mark.parametrize("keyed", [False, True])
+def test_a_rehearsal_asks_the_model_and_leaves_no_trace(
+    start_site: StartSite, caplog: pytest.LogCaptureFixture, keyed: bool
+) -> None:
+    caplog.set_level(logging.INFO)
+    site = start_site()
+    if keyed:
+        site.run(site.keys.create("somebody"))
+    before, counted = generated(site), site.state.metrics.text()
+    site.run(rehearse(site.state, speak))
+    until(lambda: generated(site) > before)  # the gauges come with the next ping
+    assert site.rows() == []
+    assert [line for line in site.state.metrics.text().splitlines() if b"oxlo_requests_total{" in line] == []
+    assert b"oxlo_requests_in_flight 0.0" in counted
+    assert [record.getMessage() for record in caplog.records if "api" in record.name] == []
+
+
+def test_a_rehearsal_that_fails_is_told_and_stops_nothing(
+    start_site: StartSite, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = start_site(EchoOptions())
+    site.run(site.fleet.drain(0))
+    site.run(rehearse(site.state, speak))
+    assert site.rows() == []
+    assert site.client.post("/v1/chat/completions", json=chat_body()).status_code == 503
