@@ -1,0 +1,381 @@
+"""Races this checkout against llama-server, compiled from the same llama.cpp, and llama-batched-bench, the floor.
+
+Both servers run the same GGUF with the same threads, context and slots; they take turns, the one that waits is stopped,
+and only ratios inside one round are compared. Models of random weights are made once, in build/. Loads:
+
+    clients-1, -8, -16, -32   distinct prompts, temperature 0.8: tokens/s, against the floor too
+    first-token               one client: time to first token of a new prompt, and of the same one again
+    shared                    16 clients sharing 2,000 of 2,100 prompt tokens that nobody has computed yet
+    beside-long               short prompts beside one of 8 K tokens
+    chunks                    the same for our server alone, over chunk sizes (only when named: --only chunks)
+    overhead                  32 clients on stories260K, ledger, keys and metrics on: requests/s
+    conversations             8 at once, 20 turns each: prefill tokens computed over new ones
+    greedy                    greedy answers equal to llama-server's, and in company equal to themselves
+
+Exit status 1 when a bar is missed, 2 for wrong usage or when no peer is found.
+
+Example:  scripts/bench-peers --rounds 5 --json > race.json
+          scripts/bench-peers --only clients,first-token --model 0.5b
+"""
+
+import argparse
+import asyncio
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+
+from oxlo_local.errors import OxloError  # noqa: E402  # after the path that leads to this checkout
+from oxlo_local.gguf import read_header  # noqa: E402
+from race import floor, peer, table  # noqa: E402
+from race.asking import RaceFailed, Voice, scale_of  # noqa: E402
+from race.beside import CHUNKS, Beside  # noqa: E402
+from race.equality import Greedy, compare  # noqa: E402
+from race.loads import Clients, FirstToken, Load, Overhead, Shared, Sizes, Track  # noqa: E402
+from race.racers import Cores, Racer, Weather, cores, our_server, peer_server, turn_of  # noqa: E402
+from race.ratios import judge, merge  # noqa: E402
+from race.table import Report, Row, Turn  # noqa: E402
+from race.talks import Talks, Tongue  # noqa: E402
+
+MADE = ("150m", "0.5b", "8b", "32b")
+NUMBERS = (1, 8, 16, 32)
+STORIES = ROOT.parent / "shared" / "models" / "stories260K.gguf"
+DEMO = ROOT / "oxlo_local" / "embedded" / "oxlo-demo.gguf"
+FLOOR_EVERY = 1  # rounds
+
+
+@dataclass
+class Group:
+    """Loads that run on the same pair of servers."""
+
+    shape: peer.Shape
+    loads: list[Load | Greedy] = field(default_factory=list)
+
+
+def say(line: str) -> None:
+    """Progress, on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
+# -- what to run ------------------------------------------------------------------------------------------------------
+
+
+def model_file(name: str, quant: str = "Q8_0") -> Path:
+    """The GGUF of --model: one of random weights (made when missing), stories260K, oxlo-demo, or a path."""
+    if name in MADE:
+        return made(name, quant)
+    path = {"stories": STORIES, "demo": DEMO}.get(name, Path(name).expanduser())
+    if not path.is_file():
+        raise SystemExit(
+            f"bench-peers: there is no {path}; --model takes {', '.join(MADE)}, stories, demo or a path"
+        )
+    return path
+
+
+def made(shape: str, quant: str) -> Path:
+    """A model of random weights in build/."""
+    path = ROOT / "build" / f"random-{shape}-{quant.lower()}.gguf"
+    if not path.is_file():
+        say(f"making {path.relative_to(ROOT)}, once")
+        path.parent.mkdir(exist_ok=True)
+        part = path.with_suffix(".part")
+        command = [
+            sys.executable,
+            "-m",
+            "oxlo_local.random_model",
+            "--shape",
+            shape,
+            "--quant",
+            quant,
+            str(part),
+        ]
+        subprocess.run(command, check=True, cwd=ROOT)
+        part.rename(path)
+    return path
+
+
+def groups(options: argparse.Namespace, sizes: Sizes) -> list[Group]:
+    """The chosen loads, by the pair of servers that they run on."""
+    model = model_file(options.model, options.quant)
+    gpu = {"gpu_layers": options.gpu_layers} if options.gpu_layers is not None else {}
+    base = peer.Shape(
+        model,
+        32,
+        256 * -(-(sizes.prompt + sizes.answer + 64) // 256),
+        threads=options.threads,
+        flash_attention=options.flash_attention,
+        backend_sampling=options.backend_sampling,
+        **gpu,
+    )
+    base = replace(base, parallel=max(options.clients))
+    long_ctx = 256 * -(-(sizes.long + 256) // 256)
+    found = [
+        Group(base, [*(Clients(n) for n in options.clients), FirstToken(), Greedy()]),
+        Group(
+            replace(base, parallel=16, ctx=256 * -(-(sizes.sharing + sizes.answer + 64) // 256)), [Shared()]
+        ),
+        Group(
+            replace(base, parallel=8, ctx=long_ctx, chunk=options.chunk, peer_flags=peer.BESIDE_LONG),
+            [Beside(chunk=options.chunk, gpu=options.gpu_layers is not None)],
+        ),
+    ]
+    small = STORIES if options.model not in ("stories", "demo") and STORIES.is_file() else None
+    speaks = model if options.model in ("stories", "demo") else DEMO if DEMO.is_file() else small
+    if small is not None or options.model == "stories":
+        found.append(Group(replace(base, model=small or model, parallel=32, ctx=512), [Overhead()]))
+    if speaks is not None:
+        ctx = 512 if speaks == STORIES else 1024
+        shape = replace(base, model=speaks, parallel=8, ctx=ctx, peer_flags=peer.CONVERSATIONS)
+        found.append(Group(shape, [Talks(Tongue(speaks))] if chosen("conversations", options) else []))
+    for group in found:
+        group.loads = [load for load in group.loads if chosen(load.name, options)]
+    return [group for group in found if group.loads]
+
+
+def chosen(name: str, options: argparse.Namespace) -> bool:
+    """Whether --only (whole names, or beginnings of them) takes a load."""
+    if options.only is None:
+        return options.model != "0.5b" or name in ("clients-1", "clients-16")
+    return any(name == each or name.startswith(f"{each}-") for each in options.only.split(","))
+
+
+# -- running ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Race:
+    """What stays the same over a whole run."""
+
+    options: argparse.Namespace
+    sizes: Sizes
+    other: peer.Peer
+    on: Cores
+    home: Path
+    commands: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def servers(self, shape: peer.Shape) -> Iterator[tuple[Racer, Racer]]:
+        """Both servers over one model, both stopped."""
+        extra = shlex.split(self.options.peer_flags)
+        name = f"{shape.model.stem}, {shape.parallel} slots of {shape.ctx}"
+        self.commands[name] = [
+            shlex.join(["oxlo", "serve", *peer.our_arguments(shape)]),
+            shlex.join(["llama-server", *peer.peer_arguments(shape, 0, extra)]),
+        ]
+        say(f"-- {name}")
+        with ExitStack() as stack:
+            ours = stack.enter_context(our_server(shape, self.home / f"home-{len(self.commands)}", self.on))
+            ours.pause()
+            theirs = stack.enter_context(peer_server(self.other, shape, self.on, extra))
+            theirs.pause()
+            yield ours, theirs
+
+    def track(self, shape: peer.Shape, racers: Sequence[Racer]) -> Track:
+        """How this model counts. Says so when the two servers count the same words differently."""
+        voice = Voice(shape.model.stem, "tokenizer.chat_template" in read_header(shape.model).values)
+        scales = []
+        for racer in racers:
+            with turn_of(racer):
+                scales.append(asyncio.run(scale_of(racer, voice)))
+        if len(set(scales)) > 1:
+            self.notes.append(f"{shape.model.stem}: the servers count the same prompt differently: {scales}")
+        return Track(voice, scales[0], self.sizes)
+
+    def round(
+        self, load: Load, shape: peer.Shape, track: Track, racers: Sequence[Racer], number: int
+    ) -> Turn:
+        """One round of a load: the servers take turns, the one that began the last round goes second."""
+        told: dict[str, list[Mapping[str, float]]] = {racer.name: [] for racer in racers}
+        worst: dict[str, float] = {racer.name: 0.0 for racer in racers}
+        for turn in range(load.turns):
+            order = racers if (number + turn) % 2 == 0 else list(reversed(racers))
+            for racer in order:
+                with turn_of(racer) as weather:
+                    told[racer.name].append(asyncio.run(load.run(racer, track, f"{number}.{turn}")))
+                worst[racer.name] = max(worst[racer.name], weather.foreign)
+                if load.turns == 1:
+                    say(weather_line(load.name, racer.name, number, weather, told[racer.name][-1]))
+        bare: dict[str, float] = {}
+        if isinstance(load, Clients) and self.other.floor is not None and number % FLOOR_EVERY == 0:
+            bare = floor.run(self.other, shape, track.sizes, load.clients, self.on)
+        ours, theirs = (merge(told[racer.name]) for racer in racers)
+        return Turn(ours, theirs, bare, (worst[racers[0].name], worst[racers[1].name]))
+
+    def greedy(self, load: Greedy, track: Track, racers: Sequence[Racer], number: int) -> Turn:
+        """Both servers' answers, compared."""
+        answers = []
+        for racer in racers:
+            with turn_of(racer):
+                answers.append(asyncio.run(load.answers(racer, track, str(number))))
+        ours, theirs = compare(answers[0], answers[1])
+        return Turn(ours, theirs, {})
+
+    def group(self, group: Group) -> list[Row]:
+        """All rounds of a group: every load once, then all again."""
+        turns: dict[str, list[Turn]] = {load.name: [] for load in group.loads}
+        failed: dict[str, str] = {}
+        with self.servers(group.shape) as racers:
+            track = self.track(group.shape, racers)
+            for number in range(self.options.rounds):
+                for load in group.loads:
+                    if load.name in failed or (isinstance(load, Greedy) and number > 0):
+                        continue
+                    say(f"round {number + 1} of {self.options.rounds}: {load.name}")
+                    try:
+                        if isinstance(load, Greedy):
+                            turns[load.name].append(self.greedy(load, track, racers, number))
+                        else:
+                            turns[load.name].append(self.round(load, group.shape, track, racers, number))
+                    except (RaceFailed, OxloError, floor.NoFloor) as error:
+                        failed[load.name] = str(error)
+                        say(f"{load.name}: {error}")
+        return [
+            row_of(load, group.shape.model.stem, turns[load.name], failed.get(load.name))
+            for load in group.loads
+        ]
+
+    def chunks(self, shape: peer.Shape) -> None:
+        """Our server alone over chunk sizes; the figures go into the notes."""
+        for chunk in CHUNKS:
+            sized = replace(shape, chunk=chunk)
+            with our_server(sized, self.home / f"chunk-{chunk}", self.on) as ours:
+                ours.pause()
+                voice = Voice(shape.model.stem, "tokenizer.chat_template" in read_header(shape.model).values)
+                with turn_of(ours):
+                    track = Track(voice, asyncio.run(scale_of(ours, voice)), self.sizes)
+                    found = asyncio.run(Beside(chunk=chunk).run(ours, track, f"chunk {chunk}"))
+            names = ("short_ttft_p95", "gap_p95", "gap_max", "gap_p95_times_undisturbed", "long_times_alone")
+            told = ", ".join(f"{name} {found[name]:.4g}" for name in names if name in found)
+            self.notes.append(f"chunk {chunk}: {told}")
+            say(self.notes[-1])
+
+
+def weather_line(load: str, racer: str, number: int, weather: Weather, found: Mapping[str, float]) -> str:
+    """What a turn looked like: the other load of the machine before, during and after, and two figures."""
+    shown = ", ".join(
+        f"{name} {found[name]:.4g}"
+        for name in (
+            "tokens_per_second",
+            "requests_per_second",
+            "ttft_p95",
+            "short_ttft_p95",
+            "asked_over_new",
+        )
+        if name in found
+    )
+    return (
+        f"   {racer:12} {load} {number + 1}: {shown}; others' CPU {weather.before:.0%} before, "
+        f"{weather.foreign:.0%} during, {weather.after:.0%} after"
+    )
+
+
+def row_of(load: Load | Greedy, model: str, rounds: list[Turn], failed: str | None) -> Row:
+    """A load's rounds, held against its bars."""
+    verdicts = []
+    for bar in load.bars:
+        if not rounds or (bar.against == "floor" and not any(turn.floor for turn in rounds)):
+            continue
+        others = [turn.floor if bar.against == "floor" else turn.peer for turn in rounds]
+        verdicts.append(judge(bar, [turn.ours for turn in rounds], others))
+    return Row(load.name, model, rounds, verdicts, failed)
+
+
+def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    about, _, example = (__doc__ or "").partition("\n\nExample:")
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench-peers",
+        description=about,
+        epilog=f"Example:{example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--model", default="150m", help="150m, 0.5b, 8b, 32b (random weights), stories, demo or a path (150m)"
+    )
+    add("--quant", default="Q8_0", choices=("Q8_0", "F16", "Q4_K_M"), help="of random weights (Q8_0)")
+    add(
+        "--only",
+        metavar="LOAD,…",
+        help="loads, or beginnings of their names (all; 0.5b: clients-1, clients-16)",
+    )
+    add("--rounds", type=int, default=5, help="rounds (5; a bar needs at least that many)")
+    add("--clients", default=",".join(map(str, NUMBERS)), metavar="N,…", help="clients of the clients loads")
+    add("--threads", type=int, default=1, help="engine threads (1)")
+    add("--chunk", type=int, default=256, help="our prefill tokens a step beside running sequences (256)")
+    add("--scale", type=float, default=1.0, help="multiplies every length, for trials (1)")
+    add("--gpu-layers", type=int, help="layers on the GPU, for both; -1 = all")
+    add("--flash-attention", action=argparse.BooleanOptionalAction, help="for both (both decide)")
+    add(
+        "--backend-sampling",
+        action=argparse.BooleanOptionalAction,
+        help="for both (ours decides, peer's is off)",
+    )
+    add("--no-pin", action="store_true", help="let everything run on every core")
+    add(
+        "--peer-flags",
+        default="",
+        help="further flags of llama-server, to try out others than the committed ones",
+    )
+    add("--json", action="store_true", help="every figure of every round, as JSON")
+    options = parser.parse_args(arguments)
+    try:
+        options.clients = tuple(int(number) for number in options.clients.split(","))
+    except ValueError:
+        parser.error(f"--clients takes numbers such as 1,16, not {options.clients!r}")
+    if options.rounds < 1 or min(options.clients) < 1 or options.scale <= 0:
+        parser.error("--rounds, --clients and --scale take positive numbers")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Race, print, and say by the exit status whether every bar holds."""
+    options = options_from(arguments)
+    try:
+        other = peer.find(os.environ, ROOT)
+    except peer.NoPeer as error:
+        print(f"bench-peers: {error}", file=sys.stderr)
+        return 2
+    sizes = Sizes() if options.scale == 1 else Sizes().scaled(options.scale)
+    machine = table.machine(options.threads)
+    todo = groups(options, sizes)
+    with_chunks = options.only is not None and "chunks" in options.only.split(",")
+    if not todo and not with_chunks:
+        print(f"bench-peers: --only {options.only} takes no load; see --help", file=sys.stderr)
+        return 2
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        race = Race(options, sizes, other, cores(not options.no_pin), Path(folder))
+        for group in todo:
+            rows += race.group(group)
+        if with_chunks:
+            long_ctx = 256 * -(-(sizes.long + 256) // 256)
+            model = model_file(options.model, options.quant)
+            race.chunks(
+                peer.Shape(model, 8, long_ctx, threads=options.threads, gpu_layers=options.gpu_layers)
+            )
+        if other.floor is None:
+            race.notes.append(
+                "there is no llama-batched-bench beside the peer: nothing was held against the floor"
+            )
+        if not STORIES.is_file() and options.only is None:
+            race.notes.append(f"{STORIES.name} is not here: the load `overhead` did not run")
+    report = Report(machine, other.version, options.scale, race.commands, rows, race.notes)
+    if options.json:
+        sys.stdout.write(table.as_json(report))
+    else:
+        table.show(report)
+    return 1 if report.missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
