@@ -2,10 +2,11 @@
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
+from starlette.types import Message
 
 from oxlo_local.catalogue import Catalogue
 from oxlo_local.config import Settings
@@ -18,6 +19,13 @@ from oxlo_local.workers.supervisor import Fleet
 SANE_ID = re.compile(
     r"[A-Za-z0-9._-]{1,128}"
 )  # ids of a client's own that may stand in headers, log and rows
+
+
+Keep = Callable[[Sequence[Message]], Awaitable[None]]
+
+
+async def _keeps_nothing(end: Sequence[Message]) -> None:
+    """Most answers are not kept."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +59,12 @@ class Exchange:
     model: str = ""  # id that runs
     entry: Entry | None = None
     warnings: list[str] = field(default_factory=list)
+    output: bool = False  # the first of it has reached this process: from here on the request is paid for
     status: int = 0
     client_left: bool = False
     body_left: bool = False  # the client is still sending what nobody will read
+    claim_id: str | None = None  # of its Idempotency-Key
+    keep: Keep = _keeps_nothing  # to be awaited with what ends the answer, before its row is closed
 
     @property
     def seconds(self) -> float:

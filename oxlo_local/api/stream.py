@@ -6,7 +6,8 @@ message). The answer is written by the request's own task, in batches: all event
 The status line waits for the first output, so that a failure before it (a prompt too long, a full queue) is a plain
 HTTP error. A stream that stays silent for longer than a heartbeat begins without it; a failure after that is one
 event. What ends an answer is written after the run's context has been left: by the time a client has read the last
-byte, its row is closed.
+byte, its row is closed. It is known before, so that an answer which is kept for replay (once.py) is on the disk when
+its row is closed.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from oxlo_local.api.exchange import SANE_ID, Exchange, State, exchange_of
 from oxlo_local.calls import Done, Event, Finished, Text, TextCall
@@ -143,6 +144,8 @@ class Pace:
 
     def see(self, event: Event) -> None:
         """Note an event at the moment it comes."""
+        if isinstance(event, Text | Finished):
+            self._exchange.output = True
         if isinstance(event, Text):
             now = time.perf_counter()
             before = self._last.get(event.choice)
@@ -183,21 +186,19 @@ class TextAnswer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request. Raises OxloError while nothing has been sent."""
         try:
-            last = await self._run(receive, send)
+            end = await self._run(receive, send)
         except Cancelled:
             self._exchange.client_left = True
             return
         except Exception as error:
             if not self._begun:
                 raise
-            last = parts.error_event(_told(error))
-        if self._streamed:
-            await self._write(send, last, more=False)
-        else:
-            await _send_whole(send, last)
+            end = self._end(parts.error_event(_told(error)))
+        for message in end:
+            await send(message)
 
-    async def _run(self, receive: Receive, send: Send) -> bytes:
-        """Everything but the last bytes, which are returned."""
+    async def _run(self, receive: Receive, send: Send) -> list[Message]:
+        """Everything but what ends the answer, which is returned."""
         exchange, state = self._exchange, self._state
         caller = exchange.caller
         assert caller is not None
@@ -212,9 +213,11 @@ class TextAnswer:
                 async for events in feed:
                     data = b"".join(map(renderer.add, events))
                     if events and isinstance(events[-1], Done):
-                        return data
+                        end = self._end(data)
+                        await exchange.keep(end)
+                        return end
                     if self._streamed and (data or not events):
-                        await self._write(send, data or _HEARTBEAT, more=True)
+                        await self._write(send, data or _HEARTBEAT)
         raise ServerError("The answer ended without being complete.")
 
     def _call(self, model: Model) -> TextCall:
@@ -222,11 +225,17 @@ class TextAnswer:
             raise BadRequest(f"{model.id} is a model for {model.kind}; it writes no text.", param="model")
         return self._call_for(model)
 
-    async def _write(self, send: Send, data: bytes, *, more: bool) -> None:
+    async def _write(self, send: Send, data: bytes) -> None:
         if not self._begun:
             self._begun = True
-            await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-        await send({"type": "http.response.body", "body": data, "more_body": more})
+            await send(_start(_STREAM_HEADERS))
+        await send({"type": "http.response.body", "body": data, "more_body": True})
+
+    def _end(self, data: bytes) -> list[Message]:
+        """What ends the answer; where nothing has been written yet, that is all of it."""
+        headers = _STREAM_HEADERS if self._streamed else _whole_headers(data)
+        end: Message = {"type": "http.response.body", "body": data, "more_body": False}
+        return [end] if self._begun else [_start(headers), end]
 
 
 def facts_of(request: Request, metadata: Mapping[str, str] | None) -> RequestFacts:
@@ -246,10 +255,12 @@ def facts_of(request: Request, metadata: Mapping[str, str] | None) -> RequestFac
     )
 
 
-async def _send_whole(send: Send, body: bytes) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _start(headers: list[tuple[bytes, bytes]]) -> Message:
+    return {"type": "http.response.start", "status": 200, "headers": [*headers]}
+
+
+def _whole_headers(body: bytes) -> list[tuple[bytes, bytes]]:
+    return [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
 
 
 def _told(error: Exception) -> OxloError:
