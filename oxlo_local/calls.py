@@ -4,7 +4,7 @@ The HTTP side never sees llama.cpp and the engines never see OpenAI; both see th
 tagged structs (`workers/pipe.py` adds the length). Rules of the traffic:
 
 1. The parent sends `Load` once; the child answers `Loading`* and then `Ready` or `LoadFailed`, once.
-2. Every submitted call gets zero or one `Started`, any number of `Text` and `Finished`, and exactly one terminal event:
+2. Every submitted call gets zero or one `Started`, any number of events of its own kind, and exactly one terminal one:
    `Done` or `Failed`. Nothing about a call follows its terminal event.
 3. `Cancel` of an unknown or finished call is ignored; of a running one it ends in `Failed(code="cancelled")`.
 4. `Ping` is answered by `Pong` at any time, also in the middle of a long decode.
@@ -70,7 +70,47 @@ class TextCall(Struct, frozen=True, omit_defaults=True, tag="text"):
     truncate: bool = False  # drop the oldest turns (or the prompt's head) instead of refusing
 
 
-Call = TextCall
+class EmbedCall(Struct, frozen=True, omit_defaults=True, tag="embed"):
+    """Texts or token lists that become vectors of length 1, each answered by a `Vector`."""
+
+    id: str
+    inputs: list[str | list[int]]
+    dimensions: int | None = None  # keep only so many, and normalise again; None = all
+
+
+class RerankCall(Struct, frozen=True, omit_defaults=True, tag="rerank"):
+    """Documents to be judged by how well they answer a query, each answered by a `Score`."""
+
+    id: str
+    query: str
+    documents: list[str]
+
+
+class TokenizeCall(Struct, frozen=True, omit_defaults=True, tag="tokenize"):
+    """Answered by `Tokens`. Needs no slot, and neither do the next two."""
+
+    id: str
+    text: str
+    add_special: bool = False  # the tokens that the model wants around a text (BOS, CLS, ...)
+    parse_special: bool = True  # markers in the text are read as the control tokens they name
+
+
+class DetokenizeCall(Struct, frozen=True, omit_defaults=True, tag="detokenize"):
+    """Answered by one `Text`."""
+
+    id: str
+    tokens: list[int]
+
+
+class PromptCall(Struct, frozen=True, omit_defaults=True, tag="prompt"):
+    """What would the model be given for this call? Answered by one `Text`."""
+
+    id: str
+    call: TextCall
+
+
+TokenCall = TokenizeCall | DetokenizeCall | PromptCall
+Call = TextCall | EmbedCall | RerankCall | TokenizeCall | DetokenizeCall | PromptCall
 
 
 # -- events -----------------------------------------------------------------------------------------------------------
@@ -128,6 +168,30 @@ class Finished(Struct, frozen=True, tag="finished", array_like=True):
     reason: FinishReason
 
 
+class Vector(Struct, frozen=True, tag="vector", array_like=True):
+    """One input's embedding: little-endian float32 numbers, their length 1."""
+
+    id: str
+    index: int
+    data: bytes
+
+
+class Score(Struct, frozen=True, tag="score", array_like=True):
+    """One document's relevance: 0 to 1, more is better, where the model gives a logit or a probability."""
+
+    id: str
+    index: int
+    relevance: float
+
+
+class Tokens(Struct, frozen=True, tag="tokens", array_like=True):
+    """The tokens of a text, and the bytes that each stands for."""
+
+    id: str
+    tokens: list[int]
+    pieces: list[bytes]
+
+
 class Done(Struct, frozen=True, tag="done", array_like=True):
     """Terminal: every choice is complete."""
 
@@ -145,7 +209,7 @@ class Failed(Struct, frozen=True, tag="failed", array_like=True):
     usage: Usage = Usage()
 
 
-Event = Started | Text | Finished | Done | Failed
+Event = Started | Text | Finished | Vector | Score | Tokens | Done | Failed
 
 
 # -- life of a worker -------------------------------------------------------------------------------------------------
@@ -158,6 +222,7 @@ class TextOptions(Struct, frozen=True, omit_defaults=True, tag="text"):
     parallel: int | None = None  # sequences at once (slots)
     batch: int | None = None  # tokens per step when nobody is waiting for a next token
     chunk: int | None = None  # prefill tokens per step beside running sequences
+    together: int | None = None  # from how many sequences on their next tokens share a graph
     threads: int | None = None
     gpu_layers: int | None = None  # -1 = all
     kv_layout: Literal["streams", "unified"] | None = None
@@ -165,6 +230,17 @@ class TextOptions(Struct, frozen=True, omit_defaults=True, tag="text"):
     flash_attention: bool | None = None
     backend_sampling: bool | None = None
     chat_template: str | None = None  # jinja text, instead of the file's own
+
+
+class EmbeddingOptions(Struct, frozen=True, omit_defaults=True, tag="embedding"):
+    """How the embedding engine runs a model; None = as the file or the machine suggests."""
+
+    ctx: int | None = None  # tokens of the longest input
+    batch: int | None = None  # tokens per step; never less than `ctx`
+    threads: int | None = None
+    gpu_layers: int | None = None  # -1 = all
+    flash_attention: bool | None = None
+    pooling: Literal["mean", "cls", "last"] | None = None  # for a file that does not say its own
 
 
 class EchoOptions(Struct, frozen=True, omit_defaults=True, tag="echo"):
@@ -184,7 +260,7 @@ class Load(Struct, frozen=True, omit_defaults=True, tag="load"):
     engine: str
     model: str
     path: str
-    options: TextOptions | EchoOptions
+    options: TextOptions | EmbeddingOptions | EchoOptions
 
 
 class Submit(Struct, frozen=True, tag="submit"):
@@ -222,6 +298,8 @@ class ModelFacts(Struct, frozen=True, omit_defaults=True):
     parameters: int = 0
     file_bytes: int = 0
     chat: bool = True  # it has, or was given, a chat template
+    kind: Literal["chat", "embedding", "rerank"] = "chat"
+    dimensions: int = 0  # of its embeddings
     device: str = "cpu"
     options: TextOptions | None = None  # with every default resolved
 

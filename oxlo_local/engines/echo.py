@@ -31,6 +31,7 @@ from oxlo_local.calls import (
     ModelFacts,
     Started,
     Text,
+    TextCall,
     Usage,
 )
 from oxlo_local.engines import Progress
@@ -42,7 +43,7 @@ FAULT = re.compile(r"!(crash|exit|hang|fail|print|stray)=(\d+)")
 class _Saying:
     """A call and how far it has come: `said` words of `words`, the same in each of its choices."""
 
-    call: Call
+    call: TextCall
     prompt_tokens: int
     words: list[str]
     limit: int
@@ -78,6 +79,9 @@ class EchoEngine:
 
     def submit(self, call: Call) -> None:
         """Queue a call; a prompt longer than the context fails with the next step."""
+        if not isinstance(call, TextCall):
+            self._failures.append(Failed(call.id, "unsupported_value", "it says words back and nothing else"))
+            return
         texts = [m.content for m in call.messages or []] + [
             p for p in call.prompts or [] if isinstance(p, str)
         ]

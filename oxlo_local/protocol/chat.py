@@ -211,7 +211,7 @@ class Chunks:
                 )
             case Done():
                 return self._last(event)
-            case Started() | Failed():
+            case _:
                 return b""
 
     def _choice(self, choice: bytes) -> bytes:

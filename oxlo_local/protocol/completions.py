@@ -174,7 +174,7 @@ class Chunks:
                 return self._chunk(event.choice, b'""', b"null", msgspec.json.encode(event.reason))
             case Done():
                 return self._last(event)
-            case Started() | Failed():
+            case _:
                 return b""
 
     def _chunk(self, choice: int, text: bytes, logprobs: bytes, reason: bytes) -> bytes:

@@ -231,8 +231,11 @@ class Router:
             return [Fail(id, ModelNotLoaded.code, failed_message(lane))]
         if lane.state == "stopped" and self.draining:
             return [Fail(id, ShuttingDown.code, "the server is shutting down")]
-        lane.waiting[id] = slots
         self._lane_of[id] = lane
+        if slots == 0 and lane.serving():  # it waits for nobody, and nobody for it
+            lane.sent[id] = slots
+            return [Send(lane.model, id)]
+        lane.waiting[id] = slots
         return list(self._pump(lane))
 
     def started(self, id: str, now: float) -> None:

@@ -16,7 +16,7 @@ UNREAD_MAX = 4096  # events; more than this are joined
 class Stream:
     """An async iterator of `Event`s that ends after the terminal one; also what is known about the call by then.
 
-    Times are those of the clock that `push` is given, None until the thing has happened. Text counts as output when it
+    Times are those of the clock that `push` is given, None until the thing has happened. Output counts when it
     reaches the parent, not when somebody reads it.
     """
 
@@ -39,19 +39,16 @@ class Stream:
         """Take the call's next event; whatever follows the terminal one is dropped."""
         if self.terminal is not None:
             return
-        if isinstance(event, Text):
-            self.completion_tokens += event.tokens
-            if self.first_output_at is None:
-                self.first_output_at = now
-        elif isinstance(event, Finished):
-            if self.first_output_at is None:
-                self.first_output_at = now
-        elif isinstance(event, Started):
+        if isinstance(event, Started):
             self.started_at = now
             self.prompt_tokens = event.prompt_tokens
             self.cached_tokens = event.cached_tokens
-        else:
+        elif isinstance(event, Done | Failed):
             self.terminal = event
+        elif self.first_output_at is None:
+            self.first_output_at = now
+        if isinstance(event, Text):
+            self.completion_tokens += event.tokens
         if self._abandoned:
             return
         self._unread.append(event)

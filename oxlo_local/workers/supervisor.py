@@ -18,6 +18,8 @@ from oxlo_local.calls import (
     Cancel,
     Done,
     EchoOptions,
+    EmbedCall,
+    EmbeddingOptions,
     Events,
     Failed,
     Gauges,
@@ -27,6 +29,7 @@ from oxlo_local.calls import (
     Message,
     ModelFacts,
     Ready,
+    RerankCall,
     Sampling,
     Started,
     Submit,
@@ -56,7 +59,7 @@ class WorkerSpec:
     model_id: str
     engine: str
     path: str
-    options: TextOptions | EchoOptions
+    options: TextOptions | EmbeddingOptions | EchoOptions
     counts_for_ready: bool = True
 
 
@@ -413,14 +416,20 @@ class Fleet:
 
 
 def slots_of(call: Call) -> int:
-    """How many sequences the call needs."""
-    return call.n * max(1, len(call.prompts or ()))
+    """How many sequences the call needs; questions about tokens need none."""
+    if isinstance(call, TextCall):
+        return call.n * max(1, len(call.prompts or ()))
+    return 1 if isinstance(call, EmbedCall | RerankCall) else 0
 
 
-def warm_up_call(id: str, facts: ModelFacts) -> TextCall:
+def warm_up_call(id: str, facts: ModelFacts) -> Call:
     """A real call that touches what requests will touch: a prompt in one piece, then single tokens."""
     quarter = max(1, facts.context_length // 4)
     prompt = "Hello " * min(WARM_UP_PROMPT if facts.device == "cpu" else WARM_UP_PROMPT_ON_GPU, quarter)
+    if facts.kind == "embedding":
+        return EmbedCall(id, [prompt])
+    if facts.kind == "rerank":
+        return RerankCall(id, "Hello", [prompt])
     greedy, tokens = Sampling(temperature=0.0), min(WARM_UP_TOKENS, quarter)
     if facts.chat:
         return TextCall(id, messages=[Message("user", prompt)], sampling=greedy, max_tokens=tokens)

@@ -6,7 +6,7 @@ May run beside a decode, on a thread of its own: it reads the model's vocabulary
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from oxlo_local.calls import Call, Message
+from oxlo_local.calls import Message, TextCall
 from oxlo_local.engines.text.llama import Llama
 from oxlo_local.engines.text.prompt import ChatTemplate, truncate
 from oxlo_local.errors import BadRequest, ContextLengthExceeded, UnsupportedValue
@@ -34,12 +34,12 @@ class Reader:
         self.chats = self._template is not None
 
     @staticmethod
-    def size(call: Call) -> int:
+    def size(call: TextCall) -> int:
         """Characters (or tokens) of prompt in a call; a turn counts as some, for the template's work on it."""
         chat = sum(TURN + len(message.content) for message in call.messages or ())
         return chat + sum(map(len, call.prompts or ()))
 
-    def read(self, call: Call) -> list[Prompt]:
+    def read(self, call: TextCall) -> list[Prompt]:
         """The prompts of a call. Raises OxloError for what the model cannot take."""
         wrong = [token for token in call.sampling.logit_bias if not 0 <= token < self._llama.n_vocab]
         if wrong:
@@ -48,12 +48,16 @@ class Reader:
             return [self._chat(call, call.messages)]
         return [self._completion(call, prompt) for prompt in call.prompts or ()]
 
+    def prompt_of(self, call: TextCall) -> str:
+        """What the model is given for a chat, as text. Raises OxloError for what it cannot take."""
+        return self._chat(call, call.messages or ()).text
+
     def _ids(self) -> str:
         return f"token ids run from 0 to {self._llama.n_vocab - 1}"
 
     # -- chat ---------------------------------------------------------------------------------------------------------
 
-    def _chat(self, call: Call, messages: Sequence[Message]) -> Prompt:
+    def _chat(self, call: TextCall, messages: Sequence[Message]) -> Prompt:
         if self._template is None:
             raise UnsupportedValue(
                 "this model has no chat template; use /v1/completions, or give it one in models.toml "
@@ -72,13 +76,13 @@ class Reader:
         # A template that writes BOS itself and a vocabulary that adds it would give the model two.
         return text.removeprefix(self._bos) if self._bos and self._llama.adds_bos else text
 
-    def _fits(self, call: Call, text: str) -> bool:
+    def _fits(self, call: TextCall, text: str) -> bool:
         count = len(self._llama.tokenize(text, special=True, add_special=True))
         return count + (call.max_tokens or 1) <= self._llama.context_length
 
     # -- completions --------------------------------------------------------------------------------------------------
 
-    def _completion(self, call: Call, prompt: str | list[int]) -> Prompt:
+    def _completion(self, call: TextCall, prompt: str | list[int]) -> Prompt:
         if isinstance(prompt, str):
             if call.suffix:
                 return self._infill(call, prompt, call.suffix)
@@ -93,7 +97,7 @@ class Reader:
         text = b"".join(map(self._llama.piece, tokens)).decode("utf-8", "replace")
         return Prompt(tokens, text)
 
-    def _infill(self, call: Call, prompt: str, suffix: str) -> Prompt:
+    def _infill(self, call: TextCall, prompt: str, suffix: str) -> Prompt:
         marks = self._llama.infill
         if marks is None:
             raise UnsupportedValue(
@@ -109,7 +113,7 @@ class Reader:
             tokens.insert(0, self._llama.bos)
         return Prompt(self._checked(tokens, param="prompt"), prompt)
 
-    def _keep(self, call: Call) -> int | None:
+    def _keep(self, call: TextCall) -> int | None:
         """Tokens of prompt to keep at most under truncation: room for the answer asked for, or a quarter."""
         if not call.truncate:
             return None
@@ -117,7 +121,7 @@ class Reader:
         answer = context // 4 if call.max_tokens is None else min(call.max_tokens, context // 2)
         return max(1, context - max(1, answer))
 
-    def _cut_text(self, call: Call, text: str) -> str:
+    def _cut_text(self, call: TextCall, text: str) -> str:
         keep = self._keep(call)
         return text if keep is None else text[-keep * self._llama.longest_piece :]
 

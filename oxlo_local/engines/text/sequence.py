@@ -8,7 +8,7 @@ This file does no computing; the engine moves sequences through their states.
 
 from dataclasses import dataclass, field
 
-from oxlo_local.calls import Call, Text, TokenLogprob, Usage
+from oxlo_local.calls import Text, TextCall, TokenLogprob, Usage
 from oxlo_local.engines.text.output import TextOutput
 from oxlo_local.engines.text.prefix import Follow, Slot
 from oxlo_local.engines.text.sampling import Sampler
@@ -18,7 +18,7 @@ from oxlo_local.engines.text.sampling import Sampler
 class Request:
     """A call in the engine: how many of its choices are open, and what it used so far."""
 
-    call: Call
+    call: TextCall
     open_choices: int
     prompt_tokens: int
     completion_tokens: int = 0
