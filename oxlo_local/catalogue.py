@@ -20,6 +20,7 @@ from msgspec import Struct, field
 from oxlo_local import gguf
 from oxlo_local.calls import Sampling, TextOptions
 from oxlo_local.errors import BadRequest, ModelNotFound, ModelNotLoaded, UnsupportedValue
+from oxlo_local.limits import price_of
 
 Kind = Literal["chat", "embedding", "rerank", "speech", "image", "tts", "detection"]
 Engine = Literal["text", "speech", "image"]
@@ -116,6 +117,7 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tags: list[str] = []
     note: str = ""
     price_usd: Decimal | None = None  # of one request; None = default_price_usd, filled in at load
+    endpoint_prices: dict[str, Decimal] = {}  # where an endpoint has another price
     preload: bool = False
     file: str | None = None  # a file that is simply there: shipped with oxlo, or named by the user
     refused: str | None = None  # why it cannot be had here
@@ -152,6 +154,19 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def price_micros(self) -> int:
         """The flat price of one request, in micro-dollars."""
         return micros(self.price_usd or Decimal(0))
+
+    @property
+    def price_list(self) -> dict[str, int]:
+        """Its prices in micro-dollars, in the form of `limits.price_of`."""
+        places = {f"{self.id}@{place}": micros(price) for place, price in self.endpoint_prices.items()}
+        return {self.id: self.price_micros, **places}
+
+    def price_at(self, endpoint: str) -> int:
+        """The flat price of one unit at an endpoint, in micro-dollars."""
+        if not self.endpoint_prices:
+            return self.price_micros
+        price = price_of(self.price_list, self.id, endpoint)
+        return self.price_micros if price is None else price
 
     @property
     def extra_command(self) -> str:
@@ -383,7 +398,7 @@ Table = dict[str, object]
 
 _TOP = ("schema", "models", "aliases")
 # Laid over key by key, not as a whole.
-_MERGED = frozenset({"sampling", "options", "files", "shape", "status"})
+_MERGED = frozenset({"sampling", "options", "files", "shape", "status", "endpoint_prices"})
 _INNER: dict[str, type[Struct]] = {
     "sampling": Sampling,
     "options": TextOptions,
@@ -430,8 +445,9 @@ def _check(table: Table, place: str) -> None:
     try:
         model = msgspec.convert(table, Model)
         msgspec.convert(table.get("sampling", {}), Sampling)
-        if model.price_usd is not None:
-            micros(model.price_usd)
+        for price in (model.price_usd, *model.endpoint_prices.values()):
+            if price is not None:
+                micros(price)
     except msgspec.ValidationError as error:
         raise BadRequest(f"{place}{str(error).replace('`', '')}") from error
     except BadRequest as error:

@@ -12,7 +12,9 @@ Anything in the program raises one of these; exactly one place (`api/app.py`) tu
     ├── Conflict 409            └── UnsupportedMediaType 415  └── TimedOut 504
 """
 
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 
 class OxloError(Exception):
@@ -132,13 +134,38 @@ class UnsupportedMediaType(OxloError):
     code = "unsupported_media_type"
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How far one limit of a key is used: requests, or micro-dollars where `kind` is "budget".
+
+    `reset` is in seconds, until the limit is whole again; None where no time brings that (requests at once, a budget
+    in total).
+    """
+
+    kind: Literal["budget", "daily", "rate", "concurrency"]
+    limit: int
+    remaining: int
+    reset: float | None
+
+
 class TooManyRequests(OxloError):
-    """A limit that was reached; the leaves say which."""
+    """A limit that was reached; the leaves say which. `standings` are the limits of the key, where it has any."""
 
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
     retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after: float | None = None,
+        standings: Sequence[Standing] = (),
+    ) -> None:
+        super().__init__(message, param=param, retry_after=retry_after)
+        self.standings = tuple(standings)
 
 
 class RateLimitExceeded(TooManyRequests):

@@ -11,7 +11,6 @@ the context closes the row exactly once, by one rule (`closing`):
 """
 
 import asyncio
-import hashlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -25,17 +24,22 @@ from oxlo_local.catalogue import Catalogue, Model
 from oxlo_local.errors import Cancelled, OxloError, ServerError, from_code
 from oxlo_local.keys import Role
 from oxlo_local.ledger import AddressClass, Ask, Entry, Ledger, Outcome
+from oxlo_local.limits import UNLIMITED, Limits, version_of
 from oxlo_local.workers.stream import Stream
 from oxlo_local.workers.supervisor import Fleet
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: the id of the key ("local" without one), what it may do, and where it calls from."""
+    """Who asks: the id of the key ("local" without one), what it may do, and where it calls from.
+
+    Of `limits` only models and endpoints are looked at here; what counts is checked by the ledger, with its own copy.
+    """
 
     key_id: str
     role: Role
     address_class: AddressClass
+    limits: Limits = UNLIMITED
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,8 @@ class Inference:
         self._catalogue = catalogue
         self._ledger = ledger
         self._fleet = fleet
-        self._price_version = price_version(catalogue)
+        self.prices = price_list(catalogue)
+        self._price_version = version_of(self.prices)
         self._open = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -120,17 +125,19 @@ class Inference:
         """Run a call for the model that answers to `model`; leaving the context closes its row.
 
         `call_for` makes the call once the model is known, whose sampling defaults it may need. Raises before the row
-        is written: ModelNotFound, what `call_for` raises, ModelNotLoaded, QueueFull, ShuttingDown, LedgerUnavailable.
+        is written: ModelNotFound, ModelNotAllowed, what `call_for` raises, ModelNotLoaded, QueueFull, ShuttingDown,
+        InsufficientQuota, RateLimitExceeded, LedgerUnavailable.
         """
         times = _Times()
         resolved = self._catalogue.resolve(model)
+        caller.limits.permit(resolved.model.id, request.endpoint)
         call = call_for(resolved.model)
         ask = Ask(
             key_id=caller.key_id,
             endpoint=request.endpoint,
             model=resolved.model.id,
             units=request.units,
-            unit_price_micros=resolved.model.price_micros,
+            unit_price_micros=resolved.model.price_at(request.endpoint),
             price_version=self._price_version,
             request_id=request.request_id,
             chain_id=request.chain_id,
@@ -191,7 +198,6 @@ def closing(stream: Stream, error: BaseException | None) -> Closing:
     return Closing("settled" if stream.first_output_at is not None else "refunded", Cancelled.code)
 
 
-def price_version(catalogue: Catalogue) -> str:
-    """A name for the price list in force: the same prices have the same name in every row and on every machine."""
-    prices = sorted((model.id, model.price_micros) for model in catalogue.models.values())
-    return hashlib.sha256(msgspec.json.encode(prices)).hexdigest()[:12]
+def price_list(catalogue: Catalogue) -> dict[str, int]:
+    """What every model costs, in micro-dollars, by "MODEL" and "MODEL@ENDPOINT"."""
+    return {name: price for model in catalogue.models.values() for name, price in model.price_list.items()}

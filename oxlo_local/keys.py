@@ -1,4 +1,4 @@
-"""API keys: made once, shown once, kept as a hash; a revoked one is refused from the next request on.
+"""API keys: made once, shown once, kept as a hash, with limits; a revoked one is refused from the next request on.
 
 A key is `oxlo_` + 32 random characters (190 bits) + 6 of checksum. The checksum (CRC-32) proves nothing: it lets a
 typo be told from a wrong key without a database, and a scanner recognise a leaked one in public text. The file holds
@@ -9,6 +9,9 @@ would only tax every request.
 another process, and SQLite's own signal for that (PRAGMA data_version) changes with every commit of our own writer,
 which commits with every request: the check would cost what the look-up costs (about 0.1 ms, nearly all of it the hop
 to the reader's thread and back).
+
+A rotation gives a key a new secret; the old one stays valid for a time of grace, and so on for each rotation. Whatever
+is done to a key is written down with it (audit.py).
 """
 
 import hashlib
@@ -20,8 +23,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from msgspec import Struct
+
+from oxlo_local import audit
+from oxlo_local.allowance import Account
 from oxlo_local.db import Connection, Database
 from oxlo_local.errors import BadRequest, NotFound, Unauthorized
+from oxlo_local.limits import UNLIMITED, Limits, from_json
 
 Role = Literal["user", "admin"]
 
@@ -31,6 +39,29 @@ RANDOM_CHARACTERS: Final = 32
 CHECKSUM_CHARACTERS: Final = 6  # 62 ** 6 > 2 ** 32
 LONGEST_NAME: Final = 64
 _BASE62: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+class KeyMade(Struct, frozen=True):
+    """The detail of the event `key_created`."""
+
+    name: str
+    role: Role
+    limits: Limits
+
+
+class LimitsChanged(Struct, frozen=True):
+    """The detail of the event `key_limited`."""
+
+    before: Limits
+    after: Limits
+
+
+class Rotated(Struct, frozen=True):
+    """The detail of the event `key_rotated`: how the secrets begin, and until when the old one is valid."""
+
+    before: str
+    after: str
+    until_ms: int
 
 
 @dataclass(frozen=True)
@@ -43,6 +74,7 @@ class Key:
     hint: str  # the secret's first characters, to recognise it by
     created: float
     revoked: float | None
+    limits: Limits = UNLIMITED
 
     @property
     def admin(self) -> bool:
@@ -82,43 +114,59 @@ def _hash(secret: str) -> bytes:
 
 # -- the table --------------------------------------------------------------------------------------------------------
 
-_COLUMNS: Final = "id, name, role, hint, created_ms, revoked_ms"
+_COLUMNS: Final = "id, name, role, hint, created_ms, revoked_ms, limits"
+_BY_HASH: Final = (
+    f"SELECT hash, {_COLUMNS} FROM keys WHERE hash = ?1 UNION ALL"
+    f" SELECT old_secrets.hash, {_COLUMNS} FROM old_secrets JOIN keys ON keys.id = old_secrets.key_id"
+    " WHERE old_secrets.hash = ?1 AND until_ms > ?2"
+)
+LONGEST_GRACE_MS: Final = 90 * 86_400_000
 
 
-def _key(row: tuple[str, str, Role, str, int, int | None]) -> Key:
-    identity, name, role, hint, created_ms, revoked_ms = row
+def _key(row: tuple[str, str, Role, str, int, int | None, str]) -> Key:
+    identity, name, role, hint, created_ms, revoked_ms, limits = row
     revoked = None if revoked_ms is None else revoked_ms / 1000
-    return Key(identity, name, role, hint, created_ms / 1000, revoked)
+    return Key(identity, name, role, hint, created_ms / 1000, revoked, from_json(limits))
 
 
 class Keys:
-    """The keys of one ledger file."""
+    """The keys of one ledger file. `who` changes them: `key ID` of an admin, else the user who runs this process."""
 
-    def __init__(self, db: Database, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, db: Database, clock: Callable[[], float] = time.time, who: str | None = None) -> None:
         self._db = db
         self._clock = clock
+        self._who = who if who is not None else audit.os_user()
         self._any_made = False
 
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
     async def verify(self, secret: str) -> Key:
-        """The key that this secret belongs to. Raises Unauthorized: malformed, unknown or revoked."""
+        """The key that this secret belongs to. Raises Unauthorized: malformed, unknown, revoked, expired, replaced."""
         if not well_formed(secret):
             raise Unauthorized(
                 "this is no oxlo key, or it has a typo: a key is oxlo_ and 38 letters and digits, as "
                 "`oxlo keys create NAME` printed it"
             )
-        digest = _hash(secret)
+        digest, now_ms = _hash(secret), self._now_ms()
 
         def look_up(connection: Connection) -> tuple[bytes, Key] | None:
-            sql = f"SELECT hash, {_COLUMNS} FROM keys WHERE hash = ?"
-            row = connection.execute(sql, (digest,)).fetchone()
+            row = connection.execute(_BY_HASH, (digest, now_ms)).fetchone()
             return None if row is None else (row[0], _key(row[1:]))
 
         found = await self._db.read(look_up)
         if found is None or not hmac.compare_digest(found[0], digest):
-            raise Unauthorized("unknown key: make one with `oxlo keys create NAME`")
+            raise Unauthorized(
+                "unknown key: make one with `oxlo keys create NAME`; after a rotation use the newer secret"
+            )
         key = found[1]
         if key.revoked is not None:
             raise Unauthorized(f"key {key.id} has been revoked: make another with `oxlo keys create NAME`")
+        if key.limits.expires_ms is not None and now_ms >= key.limits.expires_ms:
+            raise Unauthorized(
+                f"key {key.id} has expired: make another with `oxlo keys create NAME`, or have an admin extend it "
+                "with `oxlo keys limit KEY --expires 90d`"
+            )
         return key
 
     async def any_made(self) -> bool:
@@ -130,9 +178,9 @@ class Keys:
             )
         return self._any_made
 
-    async def create(self, name: str, role: Role = "user") -> tuple[Key, str]:
+    async def create(self, name: str, role: Role = "user", limits: Limits = UNLIMITED) -> tuple[Key, str]:
         """A new key and its secret, which is nowhere else. Raises BadRequest: a bad name, or one in use."""
-        key, secret = self._draft(name, role)
+        key, secret = self._draft(name, role, limits)
 
         def insert(connection: Connection) -> None:
             in_use = "SELECT id FROM keys WHERE name = ? AND revoked_ms IS NULL"
@@ -141,32 +189,41 @@ class Keys:
                 raise BadRequest(
                     f"key {row[0]} has the name {name!r} already: take another, or revoke it first"
                 )
-            _insert(connection, key, secret)
+            self._insert(connection, key, secret)
 
         await self._db.write(insert)
         return key, secret
 
     async def create_first(self, name: str) -> tuple[Key, str] | None:
         """An admin key if no key has ever been made, else None; of two servers that start at once, one makes it."""
-        key, secret = self._draft(name, "admin")
+        key, secret = self._draft(name, "admin", UNLIMITED)
 
         def insert(connection: Connection) -> bool:
             if connection.execute("SELECT 1 FROM keys LIMIT 1").fetchone():
                 return False
-            _insert(connection, key, secret)
+            self._insert(connection, key, secret)
             return True
 
         return (key, secret) if await self._db.write(insert) else None
 
-    def _draft(self, name: str, role: Role) -> tuple[Key, str]:
+    def _draft(self, name: str, role: Role, limits: Limits) -> tuple[Key, str]:
         if not name.strip() or name != name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
             raise BadRequest(f"a key's name is 1 to {LONGEST_NAME} printable characters", param="name")
         if name.startswith("k_") or name == LOCAL:
             raise BadRequest(f"{name!r} reads like the id of a key: take another name", param="name")
         secret = mint()
         identity = "k_" + "".join(secrets.choice(_BASE62) for _ in range(10))
-        created_ms = int(self._clock() * 1000)
-        return Key(identity, name, role, secret[: len(PREFIX) + 4], created_ms / 1000, None), secret
+        return Key(identity, name, role, _hint(secret), self._now_ms() / 1000, None, limits), secret
+
+    def _insert(self, connection: Connection, key: Key, secret: str) -> None:
+        created_ms, limits = round(key.created * 1000), key.limits.to_json()
+        connection.execute(
+            "INSERT INTO keys (id, name, role, hash, hint, created_ms, limits) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (key.id, key.name, key.role, _hash(secret), key.hint, created_ms, limits),
+        )
+        _keep_prices(connection, created_ms, key.limits)
+        made = KeyMade(key.name, key.role, key.limits)
+        audit.write(connection, created_ms, self._who, "key_created", key_id=key.id, detail=made)
 
     async def list(self) -> list[Key]:
         """All keys ever made, oldest first."""
@@ -179,23 +236,106 @@ class Keys:
 
     async def revoke(self, id_or_name: str) -> Key:
         """Refuse the key from now on, in every process. Raises NotFound, BadRequest (revoked already)."""
-        revoked_ms = int(self._clock() * 1000)
+        now_ms = self._now_ms()
 
         def update(connection: Connection) -> Key:
-            key = _find(connection, id_or_name)
-            if key.revoked is not None:
-                raise BadRequest(f"key {key.id} ({key.name}) has been revoked already")
-            connection.execute("UPDATE keys SET revoked_ms = ? WHERE id = ?", (revoked_ms, key.id))
+            key = _find_valid(connection, id_or_name)
+            connection.execute("UPDATE keys SET revoked_ms = ? WHERE id = ?", (now_ms, key.id))
+            audit.write(connection, now_ms, self._who, "key_revoked", key_id=key.id)
             return _find(connection, key.id)
 
         return await self._db.write(update)
 
+    async def limit(self, id_or_name: str, change: Callable[[Limits], Limits]) -> Key:
+        """Put `change` of its limits into force, in every process, for its next request.
 
-def _insert(connection: Connection, key: Key, secret: str) -> None:
-    connection.execute(
-        "INSERT INTO keys (id, name, role, hash, hint, created_ms) VALUES (?, ?, ?, ?, ?, ?)",
-        (key.id, key.name, key.role, _hash(secret), key.hint, round(key.created * 1000)),
-    )
+        Raises NotFound, BadRequest (revoked), and what `change` raises.
+        """
+        now_ms = self._now_ms()
+
+        def update(connection: Connection) -> Key:
+            key = _find_valid(connection, id_or_name)
+            limits = change(key.limits)
+            connection.execute("UPDATE keys SET limits = ? WHERE id = ?", (limits.to_json(), key.id))
+            _keep_prices(connection, now_ms, limits)
+            changed = LimitsChanged(key.limits, limits)
+            audit.write(connection, now_ms, self._who, "key_limited", key_id=key.id, detail=changed)
+            # Sums of a window that nobody has needed yet are made here, not in the next request.
+            Account(connection, key.id, limits, now_ms, writable=True).standings()
+            return _find(connection, key.id)
+
+        return await self._db.write(update)
+
+    async def rotate(self, id_or_name: str, grace_ms: int) -> tuple[Key, str]:
+        """Give the key a new secret, which is nowhere else; the one that it had stays valid for `grace_ms`.
+
+        Raises NotFound, BadRequest (revoked, or a grace of over 90 days).
+        """
+        if not 0 <= grace_ms <= LONGEST_GRACE_MS:
+            raise BadRequest("an old secret may stay valid for at most 90d")
+        secret, now_ms = mint(), self._now_ms()
+
+        def update(connection: Connection) -> Key:
+            key = _find_valid(connection, id_or_name)
+            if grace_ms:
+                keep = "INSERT INTO old_secrets SELECT hash, id, ? FROM keys WHERE id = ?"
+                connection.execute(keep, (now_ms + grace_ms, key.id))
+            connection.execute(
+                "UPDATE keys SET hash = ?, hint = ? WHERE id = ?", (_hash(secret), _hint(secret), key.id)
+            )
+            rotated = Rotated(key.hint, _hint(secret), now_ms + grace_ms)
+            audit.write(connection, now_ms, self._who, "key_rotated", key_id=key.id, detail=rotated)
+            return _find(connection, key.id)
+
+        return await self._db.write(update), secret
+
+    async def credit(
+        self, id_or_name: str, amount_micros: int, why: str, entry_id: str | None = None
+    ) -> tuple[Key, audit.Event]:
+        """Add to what the key may spend in the current window of its budget; below zero takes a credit back.
+
+        Raises NotFound (also for a row that is none of the key's), BadRequest.
+        """
+        if not amount_micros:
+            raise BadRequest("a credit of nothing changes nothing")
+        if not why.strip():
+            raise BadRequest("a credit needs its reason: --why")
+        now_ms = self._now_ms()
+
+        def insert(connection: Connection) -> tuple[Key, audit.Event]:
+            key = _find_valid(connection, id_or_name)
+            if entry_id is not None:
+                row = connection.execute("SELECT key_id FROM entries WHERE id = ?", (entry_id,)).fetchone()
+                if row is None or row[0] != key.id:
+                    raise NotFound(f"key {key.id} has no entry {entry_id!r}")
+            return key, audit.write(
+                connection,
+                now_ms,
+                self._who,
+                "credited",
+                key_id=key.id,
+                entry_id=entry_id,
+                amount_micros=amount_micros,
+                why=why,
+            )
+
+        return await self._db.write(insert)
+
+
+def _hint(secret: str) -> str:
+    return secret[: len(PREFIX) + 4]
+
+
+def _keep_prices(connection: Connection, at_ms: int, limits: Limits) -> None:
+    if limits.prices:
+        audit.keep_prices(connection, at_ms, limits.prices)
+
+
+def _find_valid(connection: Connection, id_or_name: str) -> Key:
+    key = _find(connection, id_or_name)
+    if key.revoked is not None:
+        raise BadRequest(f"key {key.id} ({key.name}) has been revoked already")
+    return key
 
 
 def _find(connection: Connection, id_or_name: str) -> Key:

@@ -3,9 +3,9 @@
     reserve -> open --settle--> settled     the answer was delivered: the price stands
                     `-refund--> refunded    it was not, for a reason: the price never counts
 
-`reserve` writes the row in one transaction; what a key may spend is to be checked in that same transaction, so that
-no two requests can pass on the same last cent. `settle` and `refund` change a row only while it is open, so the second
-of two closes fails, and a trigger in the file refuses any edit of a closed row. Prices are whole micro-dollars.
+`reserve` writes the row in one transaction; what the key may spend is checked in that same one (allowance.py), so no
+two requests can pass on the same last cent. `settle` and `refund` change a row only while it is open, so the second of
+two closes fails, and a trigger in the file refuses any edit of a closed row. Prices are whole micro-dollars.
 
 Three ways in which a row could stay open for ever are closed off here:
 - the task that waits in `reserve` is cancelled: its row, if it gets written, is refunded right behind it;
@@ -20,15 +20,19 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
-from oxlo_local import instance
+from oxlo_local import audit, instance
+from oxlo_local.allowance import Account, limits_of
 from oxlo_local.db import Connection, Database, SortableIds
-from oxlo_local.errors import LedgerUnavailable, OxloError
+from oxlo_local.errors import LedgerUnavailable, OxloError, Standing
 from oxlo_local.instance import Instance
+from oxlo_local.limits import price_of, usd, version_of
+
+__all__ = ["AddressClass", "Ask", "Entry", "EntryClosed", "Ledger", "Outcome", "Status", "usd"]
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +50,10 @@ class EntryClosed(OxloError):
 
 @dataclass(frozen=True)
 class Ask:
-    """What a request wants to reserve. `key_id` is "local" without a key; the price is `units * unit_price_micros`."""
+    """What a request wants to reserve. `key_id` is "local" without a key; the price is `units * unit_price_micros`.
+
+    The unit price is the list's; a key with a price of its own for this model pays that one.
+    """
 
     key_id: str
     endpoint: str
@@ -63,12 +70,16 @@ class Ask:
 
 @dataclass(frozen=True)
 class Entry:
-    """A reserved row, to be settled or refunded once. `opened` is seconds since 1970."""
+    """A reserved row, to be settled or refunded once. `opened` is seconds since 1970.
+
+    `standings` are the limits of its key with this row counted: none for a key without limits.
+    """
 
     id: str
     units: int
     unit_price_micros: int
     opened: float
+    standings: tuple[Standing, ...] = ()
 
     @property
     def price_micros(self) -> int:
@@ -95,8 +106,8 @@ class Outcome:
 
 _RESERVE: Final = (
     "INSERT INTO entries (id, opened_ms, instance, status, key_id, endpoint, model, units, unit_price_micros,"
-    " price_micros, price_version, request_id, chain_id, metadata, address_class, job_id)"
-    " VALUES (?, ?, ?, 'open', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " price_micros, price_version, request_id, chain_id, metadata, address_class, job_id, number)"
+    " VALUES (?, ?, ?, 'open', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT opened + 1 FROM sums WHERE key_id = ''))"
 )
 _CLOSE: Final = (
     "UPDATE entries SET status = ?, reason = ?, closed_ms = ?, units = ?, price_micros = ? * unit_price_micros, "
@@ -186,26 +197,53 @@ class Ledger:
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
 
+    async def announce(self, prices: Mapping[str, int], who: str) -> str:
+        """Put a price list into force; returns its version, which rows carry. A list that differs from the last one
+        is an event. Keys are "MODEL" and "MODEL@ENDPOINT". Raises LedgerUnavailable.
+        """
+        return await self._db.write(
+            lambda connection: audit.announce(connection, self._now_ms(), who, prices)
+        )
+
+    async def standings(self, key_id: str) -> tuple[Standing, ...]:
+        """How the limits of a key stand now. Raises Unauthorized (revoked), LedgerUnavailable."""
+
+        def read(connection: Connection) -> tuple[Standing, ...]:
+            return Account(connection, key_id, limits_of(connection, key_id), self._now_ms()).standings()
+
+        return await self._db.read(read)
+
     async def reserve(self, ask: Ask) -> Entry:
-        """Write an open row; when this returns, work may start. Raises LedgerUnavailable."""
+        """Write an open row; when this returns, work may start.
+
+        Raises InsufficientQuota, RateLimitExceeded, Unauthorized (revoked or expired meanwhile), LedgerUnavailable.
+        """
         opened_ms = self._now_ms()
-        entry = Entry(self._ids.next(opened_ms), ask.units, ask.unit_price_micros, opened_ms / 1000)
-        writing = self._db.submit(partial(self._insert, ask, entry, opened_ms))
+        draft = Entry(self._ids.next(opened_ms), ask.units, ask.unit_price_micros, opened_ms / 1000)
+        writing = self._db.submit(partial(self._insert, ask, draft, opened_ms))
         try:
-            await asyncio.shield(writing)
+            return await asyncio.shield(writing)
         except asyncio.CancelledError:
             # Writes happen in order, so this one finds the row if there is one.
-            self._close(entry, "refunded", CLIENT_GONE, Outcome(), entry.units)
+            self._close(draft, "refunded", CLIENT_GONE, Outcome(), draft.units)
             raise
-        return entry
 
-    def _insert(self, ask: Ask, entry: Entry, opened_ms: int, connection: Connection) -> None:
-        """Runs inside the writer's transaction: what the key may spend is checked here, before the row."""
+    def _insert(self, ask: Ask, draft: Entry, opened_ms: int, connection: Connection) -> Entry:
+        """Runs inside the writer's transaction: what the key may spend is checked, then the row is written."""
+        limits = limits_of(connection, ask.key_id)
+        unit_price, version = ask.unit_price_micros, ask.price_version
+        own = price_of(limits.prices, ask.model, ask.endpoint)
+        if own is not None:
+            unit_price, version = own, version_of(limits.prices)
+        account = Account(connection, ask.key_id, limits, opened_ms, writable=True)
+        standings = account.take(ask.units * unit_price)
+        entry = replace(draft, unit_price_micros=unit_price, standings=standings)
         metadata = json.dumps(dict(ask.metadata), ensure_ascii=False) if ask.metadata else None
         who = (ask.key_id, ask.endpoint, ask.model)
-        price = (entry.units, entry.unit_price_micros, entry.price_micros, ask.price_version)
+        price = (entry.units, unit_price, entry.price_micros, version)
         origin = (ask.request_id, ask.chain_id, metadata, ask.address_class, ask.job_id)
         connection.execute(_RESERVE, (entry.id, opened_ms, self._own.name, *who, *price, *origin))
+        return entry
 
     async def settle(self, entry: Entry, outcome: Outcome, units: int | None = None) -> None:
         """Close the row at its price, or that of the `units` delivered (some of n images).
@@ -309,12 +347,3 @@ def _instances_with_open_rows(connection: Connection) -> set[str]:
     return {
         row[0] for row in connection.execute("SELECT DISTINCT instance FROM entries WHERE status = 'open'")
     }
-
-
-def usd(micros: int) -> str:
-    """Micro-dollars as exact decimal dollars, at least four places: 2700 -> "0.0027", 5 -> "0.000005"."""
-    dollars, rest = divmod(abs(micros), 1_000_000)
-    places = f"{rest:06d}"
-    while len(places) > 4 and places.endswith("0"):
-        places = places[:-1]
-    return f"{'-' if micros < 0 else ''}{dollars}.{places}"

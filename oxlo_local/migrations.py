@@ -111,4 +111,109 @@ ENTRIES = Step(
     ),
 )
 
-STEPS: tuple[Step, ...] = (KEYS, ENTRIES)
+_CLOSED = """
+        CREATE TRIGGER entries_closed BEFORE UPDATE ON entries WHEN OLD.status <> 'open'
+        BEGIN SELECT RAISE(ABORT, 'a closed entry is never edited: a correction is a new row'); END
+        """
+
+LIMITS = Step(
+    3,
+    "limits",
+    (
+        # What a key may do, as JSON: limits.py knows its form.
+        "ALTER TABLE keys ADD COLUMN limits TEXT NOT NULL DEFAULT '{}'",
+        # Secrets that a rotation has replaced, valid until their time.
+        """
+        CREATE TABLE old_secrets (
+            hash     BLOB PRIMARY KEY CHECK (length(hash) = 32),
+            key_id   TEXT NOT NULL,
+            until_ms INTEGER NOT NULL
+        ) WITHOUT ROWID
+        """,
+        # Rows are numbered without a gap in the order of their writing, so that a missing one is seen.
+        "DROP TRIGGER entries_closed",
+        "ALTER TABLE entries ADD COLUMN number INTEGER",
+        "CREATE TABLE numbered (id TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID",
+        "INSERT INTO numbered SELECT id, row_number() OVER (ORDER BY id) FROM entries",
+        "UPDATE entries SET number = (SELECT number FROM numbered WHERE numbered.id = entries.id)",
+        "DROP TABLE numbered",
+        _CLOSED,
+        """
+        CREATE TRIGGER entries_numbered BEFORE UPDATE OF number ON entries
+        BEGIN SELECT RAISE(ABORT, 'what an entry was reserved for is never edited'); END
+        """,
+        "CREATE INDEX entries_by_key ON entries (key_id, opened_ms)",
+        "CREATE INDEX entries_open_by_key ON entries (key_id) WHERE status = 'open'",
+        # Running sums of a key's rows, one row a window that a limit of it is counted in; key '' = all keys, for ever.
+        # The current windows are those that end last, so they come last among the rows of their key.
+        """
+        CREATE TABLE sums (
+            key_id         TEXT NOT NULL,
+            ends_ms        INTEGER NOT NULL,
+            starts_ms      INTEGER NOT NULL,
+            opened         INTEGER NOT NULL,
+            charged        INTEGER NOT NULL CHECK (charged >= 0 AND charged <= opened),
+            spent_micros   INTEGER NOT NULL CHECK (typeof(spent_micros) = 'integer' AND spent_micros >= 0),
+            credits_micros INTEGER NOT NULL CHECK (typeof(credits_micros) = 'integer'),
+            PRIMARY KEY (key_id, ends_ms, starts_ms)
+        ) WITHOUT ROWID
+        """,
+        """
+        INSERT INTO sums SELECT '', 4611686018427387904, 0, count(*), ifnull(sum(status <> 'refunded'), 0),
+            ifnull(sum(CASE WHEN status <> 'refunded' THEN price_micros ELSE 0 END), 0), 0 FROM entries
+        """,
+        """
+        CREATE TRIGGER entries_summed AFTER INSERT ON entries
+        BEGIN UPDATE sums SET opened = opened + 1, charged = charged + (NEW.status <> 'refunded'),
+            spent_micros = spent_micros + CASE WHEN NEW.status <> 'refunded' THEN NEW.price_micros ELSE 0 END
+            WHERE key_id IN ('', NEW.key_id) AND ends_ms > NEW.opened_ms AND starts_ms <= NEW.opened_ms; END
+        """,
+        """
+        CREATE TRIGGER entries_summed_again AFTER UPDATE OF status, price_micros ON entries
+        WHEN NEW.status = 'refunded' OR NEW.price_micros <> OLD.price_micros
+        BEGIN UPDATE sums SET charged = charged - (NEW.status = 'refunded'), spent_micros = spent_micros
+            - OLD.price_micros + CASE WHEN NEW.status <> 'refunded' THEN NEW.price_micros ELSE 0 END
+            WHERE key_id IN ('', NEW.key_id) AND ends_ms > NEW.opened_ms AND starts_ms <= NEW.opened_ms; END
+        """,
+        # Every price list that a row was charged by, under the name that the rows carry.
+        """
+        CREATE TABLE price_lists (
+            version TEXT PRIMARY KEY,
+            at_ms   INTEGER NOT NULL,
+            prices  TEXT NOT NULL
+        ) WITHOUT ROWID
+        """,
+        # Who changed what: keys, their limits, prices, credits. A credit is its event.
+        """
+        CREATE TABLE events (
+            id            TEXT PRIMARY KEY,
+            at_ms         INTEGER NOT NULL,
+            who           TEXT NOT NULL,
+            action        TEXT NOT NULL,
+            key_id        TEXT,
+            entry_id      TEXT,
+            amount_micros INTEGER CHECK (typeof(amount_micros) IN ('integer', 'null')),
+            why           TEXT,
+            detail        TEXT,
+            CHECK ((action = 'credited') = (amount_micros IS NOT NULL)),
+            CHECK (action <> 'credited' OR (key_id IS NOT NULL AND why IS NOT NULL))
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX events_credits ON events (key_id, at_ms) WHERE action = 'credited'",
+        """
+        CREATE TRIGGER events_summed AFTER INSERT ON events WHEN NEW.action = 'credited'
+        BEGIN UPDATE sums SET credits_micros = credits_micros + NEW.amount_micros
+            WHERE key_id IN ('', NEW.key_id) AND ends_ms > NEW.at_ms AND starts_ms <= NEW.at_ms; END
+        """,
+        *(
+            f"""
+        CREATE TRIGGER {table}_{verb} BEFORE {verb} ON {table}
+        BEGIN SELECT RAISE(ABORT, 'history is never edited: a correction is a new row'); END
+        """
+            for table in ("price_lists", "events")
+            for verb in ("update", "delete")
+        ),
+    ),
+)
+
+STEPS: tuple[Step, ...] = (KEYS, ENTRIES, LIMITS)

@@ -29,8 +29,9 @@ from oxlo_local.errors import (
     UnsupportedValue,
     WorkerLost,
 )
-from oxlo_local.inference import Caller, Closing, Inference, RequestFacts, Run, closing, price_version
+from oxlo_local.inference import Caller, Closing, Inference, RequestFacts, Run, closing, price_list
 from oxlo_local.ledger import Ledger
+from oxlo_local.limits import version_of
 from oxlo_local.workers.stream import Stream
 from oxlo_local.workers.supervisor import Fleet
 from tests.workers.conftest import echo, ready, say, status, until
@@ -427,7 +428,8 @@ def test_the_rule_of_closing(
 
 def test_the_price_version_changes_with_a_price_and_with_nothing_else() -> None:
     def version(price: str, title: str = "") -> str:
-        return price_version(Catalogue([Model(id="a", price_usd=Decimal(price), title=title)], {}, PRICE))
+        models = [Model(id="a", price_usd=Decimal(price), title=title)]
+        return version_of(price_list(Catalogue(models, {}, PRICE)))
 
     assert version("0.0010") == version("0.001", title="other")
     assert version("0.0010") != version("0.0011")

@@ -14,6 +14,7 @@ from oxlo_local.migrations import STEPS, Step
 HASHES = {
     1: "bdc093518d94bef27f70133e86d48475e2f9707882cc74b96325ba584ef56c90",
     2: "837282d8d8b5262e1a6ab7817944da694457a1112ac6270b8b5d850239b57361",
+    3: "4c629cc3e0df6184becc019a08514b9f682836361da6dbfdbfd7838e7a7d4642",
 }
 
 

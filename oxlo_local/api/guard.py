@@ -48,7 +48,7 @@ async def _caller(state: State, connection: HTTPConnection) -> Caller:
             "This server needs a key: send it as `Authorization: Bearer KEY` or `x-api-key: KEY`."
         )
     key = await state.keys.verify(secret)
-    return Caller(key_id=key.id, role=key.role, address_class=address)
+    return Caller(key_id=key.id, role=key.role, address_class=address, limits=key.limits)
 
 
 async def _keyless(state: State) -> bool:
