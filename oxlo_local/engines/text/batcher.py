@@ -12,7 +12,7 @@ A step has a budget of tokens. The rules, in order:
 This file knows nothing of llama.cpp, calls or time.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,6 +50,15 @@ def plan(works: Sequence[Work], *, batch: int, chunk: int) -> list[Piece]:
     counts |= _share([work for work in works if not work.generating], room)
     pieces = [_piece(work, counts[work.slot]) for work in works if counts.get(work.slot)]
     return sorted(pieces, key=lambda piece: piece.slot)
+
+
+def graphs(pieces: Sequence[Piece], generating: Container[int], together: int) -> list[list[Piece]]:
+    """The pieces that are computed at once. Fewer than `together` next tokens get a graph each (see measure.py)."""
+    alone = [piece for piece in pieces if piece.slot in generating]
+    if not 1 < len(alone) < together:
+        return [list(pieces)] if pieces else []
+    prompts = [piece for piece in pieces if piece.slot not in generating]
+    return [[piece] for piece in alone] + ([prompts] if prompts else [])
 
 
 def _piece(work: Work, count: int) -> Piece:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oxlo_local.engines.text.batcher import Piece, Work, plan
+from oxlo_local.engines.text.batcher import Piece, Work, graphs, plan
 
 
 def prompt(slot: int, length: int, *, computed: int = 0, stop: int | None = None) -> Work:
@@ -56,6 +56,15 @@ def test_a_prefill_pauses_where_a_follower_wants_to_copy() -> None:
 def test_every_row_is_wanted_for_a_scored_prompt() -> None:
     work = Work(0, 0, 40, 40, generating=False, every_logit=True)
     assert plan([work], batch=512, chunk=64)[0].outputs == "all"
+
+
+def test_a_few_next_tokens_get_a_graph_each_and_many_share_one() -> None:
+    rows = [Piece(slot, 9, 1, "last") for slot in range(3)]
+    prompt_piece = Piece(7, 0, 64, "none")
+    assert graphs([*rows, prompt_piece], {0, 1, 2}, 8) == [[rows[0]], [rows[1]], [rows[2]], [prompt_piece]]
+    assert graphs([*rows, prompt_piece], {0, 1, 2}, 3) == [[*rows, prompt_piece]]
+    assert graphs([rows[0], prompt_piece], {0}, 8) == [[rows[0], prompt_piece]]
+    assert graphs([], set(), 8) == []
 
 
 @given(
