@@ -22,7 +22,7 @@ from random import Random
 
 from msgspec import Struct
 
-from oxlo_local.client import Address, ChatBody, ChatUsage, Chunk, Turn, encode_chat
+from oxlo_local.client import CHAT_PATH, Address, ChatBody, ChatUsage, Chunk, Turn, encode_chat
 from oxlo_local.errors import BadRequest, OxloError
 from oxlo_local.stream_connection import StreamConnection
 
@@ -67,6 +67,7 @@ class Ask:
 
     body: bytes
     label: str = ""
+    path: str = CHAT_PATH
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ async def measure(connection: StreamConnection, ask: Ask, patience: float) -> Sa
     sample = Sample(ask.label, time.perf_counter())
     try:
         async with asyncio.timeout(patience):
-            await connection.chat(ask.body, sample.take)
+            await connection.chat(ask.body, sample.take, ask.path)
     except OxloError as error:
         sample.error = error.code
     except TimeoutError:

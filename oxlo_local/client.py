@@ -159,6 +159,7 @@ class ChunkChoice(Struct, frozen=True):
     """One choice's part of a chunk."""
 
     delta: Delta = Delta()
+    text: str | None = None  # of a completion, which has no delta
     finish_reason: str | None = None
 
 
@@ -171,7 +172,7 @@ class ErrorObject(Struct, frozen=True):
 
 
 class Chunk(Struct, frozen=True):
-    """One `data:` event of a chat stream. `usage` comes in the last one; `error` ends the stream."""
+    """One `data:` event of a chat or completion stream. `usage` comes in the last one; `error` ends the stream."""
 
     model: str = ""
     choices: list[ChunkChoice] = []
@@ -181,12 +182,14 @@ class Chunk(Struct, frozen=True):
     @property
     def text(self) -> str:
         """What the chunk adds to the first choice's answer."""
-        return self.choices[0].delta.content or "" if self.choices else ""
+        return self.choices[0].delta.content or self.choices[0].text or "" if self.choices else ""
 
     @property
     def has_output(self) -> bool:
         """Whether a token stands behind it; the first and last chunks of a stream only open and close it."""
-        return any(choice.delta.content or choice.delta.reasoning_content for choice in self.choices)
+        return any(
+            choice.delta.content or choice.delta.reasoning_content or choice.text for choice in self.choices
+        )
 
 
 class ModelItem(Struct, frozen=True):
@@ -231,6 +234,7 @@ _decode_models = msgspec.json.Decoder(_ModelList).decode
 _decode_model = msgspec.json.Decoder(ModelItem).decode
 _encode = msgspec.json.Encoder().encode
 CHAT_PATH = "/v1/chat/completions"
+COMPLETIONS_PATH = "/v1/completions"
 
 
 def encode_chat(body: ChatBody) -> bytes:

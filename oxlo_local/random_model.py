@@ -25,7 +25,7 @@ import itertools
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -35,8 +35,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Architecture = Literal["llama", "gemma2", "mamba", "jamba"]
-Quant = Literal["F32", "Q8_0"]
-Weights = NDArray[np.float32] | NDArray[np.uint8]
+Quant = Literal["F32", "F16", "Q8_0", "Q4_K_M"]  # of a file
+Stored = Literal["F32", "F16", "Q8_0", "Q4_K", "Q6_K"]  # of a tensor
+Weights = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint8]
 
 BOS, EOS = "<s>", "<|im_end|>"
 SPECIALS = (BOS, EOS, "<|im_start|>", "<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
@@ -46,8 +47,11 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
-Q8_BLOCK = 32  # weights that share one scale
-Q8_SPREAD = math.sqrt((255**2 - 1) / 12)  # standard deviation of integers drawn evenly from -127 .. 127
+# Blocks of the quantised forms: how many weights share one, and the standard deviation of what is drawn for a weight.
+# Q8_0: integers -127 .. 127. Q4_K: scale * 0 .. 15 less a minimum of the same mean. Q6_K: -32 .. 31.
+BLOCKS: dict[Stored, int] = {"Q8_0": 32, "Q4_K": 256, "Q6_K": 256}
+Q8_SPREAD, Q4_SPREAD, Q6_SPREAD = (math.sqrt((levels**2 - 1) / 12) for levels in (255, 16, 64))
+K_SCALE = 32  # the scale and the minimum of every sub-block of a Q4_K block; 6 bits wide
 SSM_STATE, SSM_CONV = 16, 4  # mamba's own sizes
 SSM_STEP = -4.0  # bias of the time step: softplus(-4) = 0.018, a state that remembers some 50 tokens
 
@@ -71,6 +75,16 @@ SHAPES = {
     "tiny": Shape(),
     # The layers of SmolLM2-135M, 18 of its 30, under Qwen's vocabulary size: 151 M weights.
     "150m": Shape(d=576, layers=18, heads=9, kv_heads=3, ff=1536, vocab=151_936, context=8192, tied=True),
+    # Qwen2.5-0.5B, Llama-3.1-8B and Qwen2.5-32B, as their configurations give them.
+    "0.5b": Shape(d=896, layers=24, heads=14, kv_heads=2, ff=4864, vocab=151_936, context=32_768, tied=True),
+    "8b": Shape(d=4096, layers=32, heads=32, kv_heads=8, ff=14_336, vocab=128_256, context=131_072),
+    "32b": Shape(d=5120, layers=64, heads=40, kv_heads=8, ff=27_648, vocab=152_064, context=32_768),
+}
+FILE_TYPES: dict[Quant, gguf.LlamaFileType] = {
+    "F32": gguf.LlamaFileType.ALL_F32,
+    "F16": gguf.LlamaFileType.MOSTLY_F16,
+    "Q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+    "Q4_K_M": gguf.LlamaFileType.MOSTLY_Q4_K_M,
 }
 
 
@@ -108,11 +122,11 @@ def write(
     else:
         vocab = copy_vocabulary(writer, vocab_from)
     write_sizes(writer, architecture, shape)
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32 if quant == "F32" else gguf.LlamaFileType.MOSTLY_Q8_0)
+    writer.add_file_type(FILE_TYPES[quant])
 
     tensors = list(layout(architecture, shape, vocab))
     for tensor in tensors:
-        kind = gguf.GGMLQuantizationType[stored_as(tensor, quant)]
+        kind = gguf.GGMLQuantizationType[stored_as(tensor, quant, shape)]
         weights, size = gguf.GGML_QUANT_SIZES[kind]
         count = math.prod(tensor.shape) // weights * size
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), count, kind)
@@ -122,7 +136,7 @@ def write(
     # One tensor at a time: a large model is never whole in memory.
     random = np.random.default_rng(seed)
     for tensor in tensors:
-        writer.write_tensor_data(draw(tensor, stored_as(tensor, quant), random))
+        writer.write_tensor_data(draw(tensor, stored_as(tensor, quant, shape), random))
     writer.close()
 
 
@@ -237,25 +251,83 @@ def state_space(block: str, shape: Shape, *, normed: bool) -> Iterator[Tensor]:
     yield Tensor(f"{block}.ssm_out.weight", (shape.d, inner))
 
 
-def stored_as(tensor: Tensor, quant: Quant) -> Quant:
-    """Norms, biases, convolutions and rows that make no whole block stay F32, as llama.cpp's quantiser leaves them."""
-    whole = tensor.fill is None and "conv1d" not in tensor.name and tensor.shape[-1] % Q8_BLOCK == 0
-    return quant if whole else "F32"
+def stored_as(tensor: Tensor, quant: Quant, shape: Shape) -> Stored:
+    """Norms, biases, convolutions and rows that make no whole block stay F32, as llama.cpp's quantiser leaves them.
+
+    Q4_K_M is its mixture: the output, and the values and second feed-forward matrices of some layers, are Q6_K. Rows
+    that make no block of 256 become Q8_0 in it.
+    """
+    if tensor.fill is not None or "conv1d" in tensor.name:
+        return "F32"
+    kind: Stored = precise(tensor.name, shape) if quant == "Q4_K_M" else quant
+    for each in (kind, "Q8_0") if quant == "Q4_K_M" else (kind,):
+        if tensor.shape[-1] % BLOCKS.get(each, 1) == 0:
+            return each
+    return "F32"
 
 
-def draw(tensor: Tensor, kind: Quant, random: np.random.Generator) -> Weights:
+def precise(name: str, shape: Shape) -> Literal["Q4_K", "Q6_K"]:
+    """Which matrices Q4_K_M keeps more precise: the output; in the first and last eighth of the layers, and in every
+    third one between, `attn_v` and `ffn_down`.
+    """
+    if name == "output.weight" or (name == "token_embd.weight" and shape.tied):
+        return "Q6_K"
+    if not name.endswith(("attn_v.weight", "ffn_down.weight")):
+        return "Q4_K"
+    layer, eighth = int(name.split(".")[1]), shape.layers // 8
+    outer = layer < eighth or layer >= 7 * shape.layers // 8
+    return "Q6_K" if outer or (layer - eighth) % 3 == 2 else "Q4_K"
+
+
+def draw(tensor: Tensor, kind: Stored, random: np.random.Generator) -> Weights:
+    """The tensor's weights, as they are stored."""
     if tensor.fill is not None:
         return np.broadcast_to(np.asarray(tensor.fill, dtype=np.float32), tensor.shape).copy()
     spread = 1 / math.sqrt(tensor.shape[-1])
-    if kind == "F32":
-        return random.standard_normal(tensor.shape, dtype=np.float32) * np.float32(spread)
-    # Quantised numbers are drawn as such: quantising 150 M floats takes longer than all the rest. A block of Q8_0 is a
-    # 2-byte scale and 32 signed bytes.
-    count = math.prod(tensor.shape) // Q8_BLOCK
-    blocks = np.empty((count, 2 + Q8_BLOCK), dtype=np.uint8)
-    blocks[:, :2] = np.frombuffer(np.float16(spread / Q8_SPREAD).tobytes(), dtype=np.uint8)
-    blocks[:, 2:] = random.integers(-127, 128, (count, Q8_BLOCK), dtype=np.int8).view(np.uint8)
+    if kind in ("F32", "F16"):
+        numbers = random.standard_normal(tensor.shape, dtype=np.float32) * np.float32(spread)
+        return numbers if kind == "F32" else numbers.astype(np.float16)
+    # Quantised numbers are drawn as such: quantising 150 M floats takes longer than all the rest.
+    return BLOCK_DRAWS[kind](math.prod(tensor.shape) // BLOCKS[kind], spread, random)
+
+
+def half(number: float) -> NDArray[np.uint8]:
+    """A 2-byte scale."""
+    return np.frombuffer(np.float16(number).tobytes(), dtype=np.uint8)
+
+
+def q8_blocks(count: int, spread: float, random: np.random.Generator) -> NDArray[np.uint8]:
+    """Scale, 32 signed bytes."""
+    blocks = np.empty((count, 2 + 32), dtype=np.uint8)
+    blocks[:, :2] = half(spread / Q8_SPREAD)
+    blocks[:, 2:] = random.integers(-127, 128, (count, 32), dtype=np.int8).view(np.uint8)
     return blocks
+
+
+def q4_blocks(count: int, spread: float, random: np.random.Generator) -> NDArray[np.uint8]:
+    """Scale and scale of minima; 8 scales and 8 minima of 6 bits in 12 bytes; 256 nibbles.
+
+    All scales and minima are K_SCALE: their low 4 bits are 0, and their high 2 bits stand above the first 8 bytes.
+    """
+    scale = spread / Q4_SPREAD / K_SCALE
+    blocks = np.empty((count, 2 + 2 + 12 + 128), dtype=np.uint8)
+    blocks[:, :2], blocks[:, 2:4] = half(scale), half(scale * 7.5)
+    blocks[:, 4:12], blocks[:, 12:16] = K_SCALE | (K_SCALE >> 4) << 6, 0
+    blocks[:, 16:] = random.integers(0, 256, (count, 128), dtype=np.uint8)
+    return blocks
+
+
+def q6_blocks(count: int, spread: float, random: np.random.Generator) -> NDArray[np.uint8]:
+    """Low 4 bits, high 2 bits, 16 signed scales (all 1), scale."""
+    blocks = np.empty((count, 128 + 64 + 16 + 2), dtype=np.uint8)
+    blocks[:, :192] = random.integers(0, 256, (count, 192), dtype=np.uint8)
+    blocks[:, 192:208] = 1
+    blocks[:, 208:] = half(spread / Q6_SPREAD)
+    return blocks
+
+
+BlockDraw = Callable[[int, float, np.random.Generator], NDArray[np.uint8]]
+BLOCK_DRAWS: dict[Stored, BlockDraw] = {"Q8_0": q8_blocks, "Q4_K": q4_blocks, "Q6_K": q6_blocks}
 
 
 # -- vocabulary -------------------------------------------------------------------------------------------------------
@@ -330,7 +402,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, metavar="OUT.gguf")
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--architecture", choices=get_args(Architecture), default="llama")
-    parser.add_argument("--quant", choices=get_args(Quant), help="default: Q8_0 for 150m, F32 for tiny")
+    parser.add_argument("--quant", choices=get_args(Quant), help="default: F32 for tiny, else Q8_0")
     parser.add_argument("--vocab-from", type=Path, metavar="GGUF", help="copy the vocabulary of this file")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)

@@ -122,19 +122,22 @@ class StreamConnection:
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         bearer = f"authorization: Bearer {address.token}\r\n" if address.token else ""
+        self._prefix = parts.path
         self._head = (
-            f"POST {parts.path}{CHAT_PATH} HTTP/1.1\r\nhost: {parts.netloc.rpartition('@')[2]}\r\n"
+            f"HTTP/1.1\r\nhost: {parts.netloc.rpartition('@')[2]}\r\n"
             f"user-agent: oxlo/{__version__}\r\naccept: text/event-stream\r\n"
             f"content-type: application/json\r\n{bearer}"
         )
         self._exchange: _Exchange | None = None
 
-    async def chat(self, body: bytes, on_chunk: Callable[[Chunk], None]) -> Head:
+    async def chat(self, body: bytes, on_chunk: Callable[[Chunk], None], path: str = CHAT_PATH) -> Head:
         """Send an encoded chat request (`encode_chat`) and return once its answer is whole.
 
-        Raises the server's error, or Unavailable when nobody answers. A cancelled call cuts the connection.
+        `path` is where it goes: completions stream in the same way. Raises the server's error, or Unavailable when
+        nobody answers. A cancelled call cuts the connection.
         """
-        request = f"{self._head}content-length: {len(body)}\r\n\r\n".encode() + body
+        head = f"POST {self._prefix}{path} {self._head}content-length: {len(body)}\r\n\r\n"
+        request = head.encode() + body
         kept = self._exchange is not None and self._exchange.usable
         try:
             return await self._ask(request, on_chunk)

@@ -1,6 +1,7 @@
 """Random models load and decode in libllama as the architectures that they stand for."""
 
 import ctypes
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -181,10 +182,45 @@ def test_a_vocabulary_comes_from_another_file(tmp_path: Path) -> None:
         assert llama_cpp.llama_model_chat_template(model.model, None) == b"{{ messages }}"
 
 
-def test_the_150m_model_has_150m_weights() -> None:
-    shape = SHAPES["150m"]
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [("150m", 149e6, 153e6), ("0.5b", 0.48e9, 0.51e9), ("8b", 7.9e9, 8.1e9), ("32b", 32e9, 33e9)],
+)
+def test_a_shape_has_the_weights_of_its_name(name: str, low: float, high: float) -> None:
+    shape = SHAPES[name]
     tensors = random_model.layout("llama", shape, shape.vocab)
-    assert 149e6 < sum(np.prod(tensor.shape) for tensor in tensors) < 153e6
+    assert low < sum(math.prod(tensor.shape) for tensor in tensors) < high
+    random_model.check("llama", shape)
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "Q8_0", "Q4_K", "Q6_K"])
+def test_a_drawn_matrix_has_the_spread_of_its_inputs(kind: random_model.Stored) -> None:
+    tensor = random_model.Tensor("blk.0.ffn_up.weight", (64, 512))
+    drawn = random_model.draw(tensor, kind, np.random.default_rng(0))
+    weights = gguf.quants.dequantize(drawn, gguf.GGMLQuantizationType[kind])
+    assert weights.size == 64 * 512
+    assert abs(weights.mean()) < 0.05 / 512**0.5  # the integers of Q6_K lie around -0.5
+    assert weights.std() == pytest.approx(1 / 512**0.5, rel=0.03)
+
+
+@pytest.mark.parametrize("quant", ["F16", "Q8_0", "Q4_K_M"])
+def test_every_form_loads_and_computes(tmp_path: Path, quant: random_model.Quant) -> None:
+    path = tmp_path / "x.gguf"
+    random_model.write(path, shape=Shape(d=256, layers=8, heads=4, kv_heads=2, ff=512), quant=quant)
+    kinds = {tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors}
+    assert kinds == {"F16": {"F32", "F16"}, "Q8_0": {"F32", "Q8_0"}, "Q4_K_M": {"F32", "Q4_K", "Q6_K"}}[quant]
+    with loaded(path) as model:
+        logits = model.logits(model.tokenize(TEXT)[:8])
+        assert np.isfinite(logits).all() and 0.3 < logits.std() < 3
+
+
+def test_rows_that_make_no_large_block_are_stored_in_a_smaller_one() -> None:
+    shape = SHAPES["0.5b"]
+    kinds = {
+        random_model.stored_as(tensor, "Q4_K_M", shape)
+        for tensor in random_model.layout("llama", shape, shape.vocab)
+    }
+    assert kinds == {"F32", "Q8_0", "Q4_K", "Q6_K"}  # 896 inputs are no whole 256s, 4,864 are
 
 
 def test_the_150m_model_is_written_and_loads(tmp_path: Path) -> None:

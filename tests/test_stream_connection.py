@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from oxlo_local.client import Address, ChatBody, Client, Turn, encode_chat, locate
+from oxlo_local.client import COMPLETIONS_PATH, Address, ChatBody, Client, Turn, encode_chat, locate
 from oxlo_local.errors import ModelNotFound, ServerError, Unavailable
 from oxlo_local.stream_connection import StreamConnection
 from tests.conftest import RunningServer
@@ -41,6 +41,15 @@ async def test_one_connection_carries_many_chats(stub: Stub) -> None:
     assert len({seen.port for seen in stub.seen}) == 1
     assert stub.seen[0].headers["authorization"] == "Bearer sk-2"
     assert stub.seen[0].body == encode_chat(BODY)
+
+
+async def test_a_completion_streams_over_the_same_connection(stub: Stub) -> None:
+    said = b'data: {"choices":[{"index":0,"text":"Hel"}]}\n\ndata: {"choices":[{"text":"lo"}]}\n\ndata: [DONE]\n\n'
+    stub.replies[COMPLETIONS_PATH] = [Reply([said])]
+    connection, texts = StreamConnection(stub.address), list[str]()
+    await connection.chat(b'{"prompt":"hi"}', lambda chunk: texts.append(chunk.text), COMPLETIONS_PATH)
+    connection.close()
+    assert texts == ["Hel", "lo"] and stub.seen[0].path == COMPLETIONS_PATH
 
 
 async def test_a_refused_chat_leaves_the_connection_usable(stub: Stub) -> None:
