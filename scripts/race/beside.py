@@ -58,7 +58,7 @@ class Beside:
             if later <= first
         )
         found: Figures = {"long_alone": alone, "long_ttft": 1000 * (first - long.asked), **quiet}
-        found |= spread(ttfts, "short_ttft") | spread(gaps, "gap")
+        found |= {**spread(ttfts, "short_ttft"), **spread(gaps, "gap")}
         found["long_times_alone"] = found["long_ttft"] / alone
         found["chunk_ms"] = last_chunk(alone, half, sizes.long, min(self.chunk, sizes.long // 2))
         if gaps:
