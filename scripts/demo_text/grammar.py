@@ -206,48 +206,18 @@ def question(intent: Intent, rng: random.Random, *, follow: bool = False) -> str
 
 # ---------------------------------------------------------------- untidiness
 
-SYNONYMS = (
-    ("machine", "computer", "pc", "box", "system", "laptop", "workstation"),
-    ("show", "display", "print", "tell"),
-    ("see", "view", "check", "find out"),
-    ("start", "launch", "begin", "run", "boot", "fire up"),
-    ("download", "fetch", "get", "pull", "retrieve"),
-    ("delete", "remove", "erase", "get rid of", "kill off"),
-    ("want", "need", "wish", "like"),
-    ("make", "create", "produce", "generate"),
-    ("program", "app", "application", "code", "script"),
-    ("answer", "reply", "response", "output"),
-    ("answers", "replies", "responses"),
-    ("question", "request", "prompt"),
-    ("fast", "quick", "rapid", "speedy"),
-    ("big", "large", "huge"),
-    ("small", "little", "tiny"),
-    ("folder", "directory", "place"),
-    ("user", "person", "colleague", "customer"),
-    ("which", "what"),
-    ("use", "employ", "take", "work with"),
-    ("possible", "doable", "feasible", "allowed"),
-    ("error", "failure", "problem", "message"),
-    ("now", "at present", "right now", "at this point"),
-    ("cost", "price", "charge"),
-    ("mean", "say", "signify", "stand for"),
-    ("several", "multiple", "many", "a few"),
-    ("please", "kindly", "pls"),
-    ("network", "lan", "wifi"),
-    ("internet", "web", "network"),
-    ("change", "alter", "modify", "adjust", "switch"),
-    ("happens", "occurs", "is going on", "goes on"),
-    ("wrong", "broken", "faulty"),
-    ("need", "require"),
-    ("stop", "end", "halt"),
-    ("list", "listing", "overview"),
-    ("option", "switch", "flag", "setting"),
-    ("limit", "restrict", "cap", "reduce"),
-    ("know", "learn", "find out"),
-    ("great", "good", "wonderful", "fine"),
-    ("tell me", "say", "let me know", "explain"),
-)
-_OTHERS = {word: [other for other in group if other != word] for group in SYNONYMS for word in group}
+
+@lru_cache(maxsize=1)
+def synonyms() -> dict[str, list[str]]:
+    """Each single word of synonyms.txt with what may stand in its place."""
+    others: dict[str, list[str]] = {}
+    for line in (HERE / "synonyms.txt").read_text().splitlines():
+        group = line.split(", ")
+        for word in group:
+            others.setdefault(word, []).extend(other for other in group if other != word)
+    return others
+
+
 SHORT = {
     "what is": "what's", "i am": "i'm", "do not": "don't", "how is": "how's", "cannot": "can't",
     "i would": "i'd", "it is": "it's", "does not": "doesn't", "you are": "you're",
@@ -298,8 +268,9 @@ def untidy(text: str, rng: random.Random, *, protect: set[str], plain: bool) -> 
 def _reworded(words: list[str], safe: list[bool], rng: random.Random) -> list[str]:
     out = list(words)
     for at, word in enumerate(words):
-        if not safe[at] and word in _OTHERS and rng.random() < 0.12:
-            out[at] = rng.choice(_OTHERS[word])
+        bare = word.rstrip(",?!")
+        if not safe[at] and bare in synonyms() and rng.random() < 0.15:
+            out[at] = rng.choice(synonyms()[bare]) + word[len(bare) :]
         elif word in DROPPABLE and len(words) > 4 and rng.random() < 0.03:
             out[at] = ""
     return out
