@@ -51,6 +51,18 @@ class Message(Struct, frozen=True, omit_defaults=True):
     name: str | None = None
 
 
+class Constraint(Struct, frozen=True, omit_defaults=True):
+    """What an answer has to be, from its first token to its end. The worker compiles it; `param` is the field it is from.
+
+    `kind` says what `text` is: a JSON Schema, a regular expression (the whole answer matches it), or a grammar, in
+    GBNF where it has `::=`, else in Lark as llguidance reads it (`%json {...}` embeds a schema).
+    """
+
+    kind: Literal["json_schema", "regex", "grammar"]
+    text: str
+    param: str
+
+
 class TextCall(Struct, frozen=True, omit_defaults=True, tag="text"):
     """A chat (`messages`) or a completion (`prompts`); exactly one of the two is set.
 
@@ -68,6 +80,7 @@ class TextCall(Struct, frozen=True, omit_defaults=True, tag="text"):
     logprobs: int | None = None  # None = off, k = the chosen token's and the k likeliest
     echo: bool = False  # completions: the prompt's text first
     truncate: bool = False  # drop the oldest turns (or the prompt's head) instead of refusing
+    constraint: Constraint | None = None
 
 
 class EmbedCall(Struct, frozen=True, omit_defaults=True, tag="embed"):
