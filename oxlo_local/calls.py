@@ -323,6 +323,8 @@ class Gauges(Struct, frozen=True, omit_defaults=True):
     running: int = 0
     waiting: int = 0
     kv_used: int = 0  # tokens held in the cache, running and idle
+    kv_idle: int = 0  # of these, what is cached in slots where nothing runs
+    kv_strayed: int = 0  # tokens by which the engine's account differed from libllama's when it last fell idle
     kv_total: int = 0
     prefill_tokens: int = 0
     cached_tokens: int = 0

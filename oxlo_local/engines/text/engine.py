@@ -75,6 +75,7 @@ class TextEngine:
         self._up: list[Event] = []
         self._tick = 0
         self._arrivals = 0
+        self._strayed = 0
         self._totals = _Totals()
         self.facts = ModelFacts(
             architecture=self._llama.meta("general.architecture") or "unknown",
@@ -128,8 +129,14 @@ class TextEngine:
             self._totals.seconds += time.monotonic() - begun
         elif self._reading and not self._up:
             wait([future for _, future in self._reading.values()], timeout=0.05)
+        if not self._running:
+            self._strayed = self._account()
         events, self._up = self._up, []
         return events
+
+    def _account(self) -> int:
+        """Tokens by which our account of the cache and libllama's differ; anything but 0 is a fault of ours."""
+        return sum(abs(len(slot.tokens) - self._llama.computed(slot.index)) for slot in self._slots)
 
     def gauges(self) -> Gauges:
         totals = self._totals
@@ -138,6 +145,8 @@ class TextEngine:
             running=len(self._running),
             waiting=len(self._waiting) + len(self._reading),
             kv_used=sum(len(slot.tokens) for slot in slots),
+            kv_idle=sum(len(slot.tokens) for slot in slots if not slot.running),
+            kv_strayed=self._strayed,
             kv_total=length if self._llama.unified else length * len(slots),
             prefill_tokens=totals.prefill,
             cached_tokens=totals.cached,
