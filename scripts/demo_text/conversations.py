@@ -259,17 +259,17 @@ def conversation(seed: int, number: int) -> Conversation:
     """Conversation `number` of `seed`."""
     rng = random.Random(f"{seed}:{number}")
     talk, tooled, jsons = _groups()
-    turns = rng.choices((1, 2, 3, 4, 6, 9, 30), weights=(58, 18, 10, 6, 4, 3, 1))[0]
+    turns = rng.choices((1, 2, 3, 4, 6, 9, 30), weights=(58, 18, 10, 6, 4, 3, 0.6))[0]
     made = Conversation()
     kind = rng.random()
-    if kind < 0.14:
+    if kind < 0.08:
         names = rng.sample([intent.tool for intent in tooled], rng.choice((1, 1, 2, 2, 3, 4)))
         made.tools = tool_schemas(rng, names)
         tooled = [intent for intent in tooled if intent.tool in names]
         turns = max(turns, rng.choice((2, 3, 5)))
     if rng.random() < 0.2:
         made.messages.append({"role": "system", "content": rng.choice(SYSTEMS)})
-    if 0.14 <= kind < 0.18:
+    if 0.08 <= kind < 0.12:
         intent = rng.choice(jsons)
         made.messages = [{"role": "system", "content": rng.choice(intent.system)}]
         for _ in range(min(turns, 4)):
