@@ -9,6 +9,7 @@ rightly shows in the logits of any weights. So a model that nobody had to train 
 | gemma2       | sliding-window attention | every other layer drops cells older than `window` (once they fill)|
 | mamba        | recurrent                | one state a sequence: no part of it can be removed                |
 | jamba        | hybrid                   | mamba layers, and attention in every second one                   |
+| bert         | encoder                  | none: a text becomes a vector, with `pooling="rank"` a score      |
 
 Every matrix is drawn with standard deviation 1/sqrt(inputs), so that each layer's output, and the logits, have a
 spread of about 1: the history matters to the next token, and no token wins everything.
@@ -34,7 +35,8 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-Architecture = Literal["llama", "gemma2", "mamba", "jamba"]
+Architecture = Literal["llama", "gemma2", "mamba", "jamba", "bert"]
+Pooling = Literal["mean", "cls", "last", "rank"]
 Quant = Literal["F32", "F16", "Q8_0", "Q4_K_M"]  # of a file
 Stored = Literal["F32", "F16", "Q8_0", "Q4_K", "Q6_K"]  # of a tensor
 Weights = NDArray[np.float32] | NDArray[np.float16] | NDArray[np.uint8]
@@ -106,11 +108,13 @@ def write(
     seed: int = 0,
     vocab_from: Path | None = None,
     chat_template: str | None = CHATML,
+    pooling: Pooling | None = None,
 ) -> None:
     """Write a model to `path`. The same arguments give the same bytes.
 
     `vocab_from` is a GGUF whose `tokenizer.*` keys (and chat template, if it has one) are copied; without it
-    `shape.vocab` tokens are made up. Raises ValueError where llama.cpp could not load such a shape.
+    `shape.vocab` tokens are made up. `pooling` says how an embedding model makes one vector of a text's tokens, "rank"
+    that it scores a pair of texts. Raises ValueError where llama.cpp could not load such a shape.
     """
     check(architecture, shape)
     writer = gguf.GGUFWriter(path, architecture)
@@ -122,9 +126,11 @@ def write(
     else:
         vocab = copy_vocabulary(writer, vocab_from)
     write_sizes(writer, architecture, shape)
+    if pooling is not None:
+        writer.add_pooling_type(gguf.PoolingType[pooling.upper()])
     writer.add_file_type(FILE_TYPES[quant])
 
-    tensors = list(layout(architecture, shape, vocab))
+    tensors = list(layout(architecture, shape, vocab, ranks=pooling == "rank"))
     for tensor in tensors:
         kind = gguf.GGMLQuantizationType[stored_as(tensor, quant, shape)]
         weights, size = gguf.GGML_QUANT_SIZES[kind]
@@ -163,13 +169,19 @@ def write_sizes(writer: gguf.GGUFWriter, architecture: Architecture, shape: Shap
     writer.add_embedding_length(shape.d)
     writer.add_block_count(shape.layers)
     writer.add_layer_norm_rms_eps(1e-5)
+    if architecture == "bert":
+        writer.add_layer_norm_eps(1e-12)
+        writer.add_causal_attention(False)
+        writer.add_token_type_count(2)
+        writer.add_add_eos_token(True)
     if architecture == "mamba":
         writer.add_feed_forward_length(0)
         writer.add_head_count(0)
     else:
         writer.add_feed_forward_length(shape.ff)
         writer.add_head_count(shape.heads)
-        writer.add_rope_dimension_count(shape.d // shape.heads)
+        if architecture != "bert":
+            writer.add_rope_dimension_count(shape.d // shape.heads)
     if architecture == "jamba":
         writer.add_head_count_kv([shape.kv_heads if attends(i) else 0 for i in range(shape.layers)])
     elif architecture != "mamba":
@@ -197,8 +209,14 @@ def time_step_rank(shape: Shape) -> int:
 # -- tensors ----------------------------------------------------------------------------------------------------------
 
 
-def layout(architecture: Architecture, shape: Shape, vocab: int) -> Iterator[Tensor]:
-    """All tensors of a model, in the order of the file."""
+def layout(architecture: Architecture, shape: Shape, vocab: int, *, ranks: bool = False) -> Iterator[Tensor]:
+    """All tensors of a model, in the order of the file; `ranks` adds the head that makes a score of a vector."""
+    if architecture == "bert":
+        yield from encoder(shape, vocab)
+        if ranks:
+            yield from linear("cls", shape.d, shape.d)
+            yield from linear("cls.output", 1, shape.d)
+        return
     yield Tensor("token_embd.weight", (vocab, shape.d))
     yield Tensor("output_norm.weight", (shape.d,), 1.0)
     if not shape.tied and architecture != "gemma2":
@@ -215,6 +233,32 @@ def layout(architecture: Architecture, shape: Shape, vocab: int) -> Iterator[Ten
             yield Tensor(f"{block}.post_ffw_norm.weight", (shape.d,), 1.0)
         if architecture != "mamba":
             yield from feed_forward(block, shape)
+
+
+def encoder(shape: Shape, vocab: int) -> Iterator[Tensor]:
+    """BERT: positions learnt, layers normalised behind each half, biases everywhere."""
+    yield Tensor("token_embd.weight", (vocab, shape.d))
+    yield Tensor("position_embd.weight", (shape.context, shape.d))
+    yield Tensor("token_types.weight", (2, shape.d))
+    yield from norm("token_embd_norm", shape.d)
+    for i in range(shape.layers):
+        block = f"blk.{i}"
+        for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            yield from linear(f"{block}.{part}", shape.d, shape.d)
+        yield from norm(f"{block}.attn_output_norm", shape.d)
+        yield from linear(f"{block}.ffn_up", shape.ff, shape.d)
+        yield from linear(f"{block}.ffn_down", shape.d, shape.ff)
+        yield from norm(f"{block}.layer_output_norm", shape.d)
+
+
+def linear(name: str, outputs: int, inputs: int) -> Iterator[Tensor]:
+    yield Tensor(f"{name}.weight", (outputs, inputs))
+    yield Tensor(f"{name}.bias", (outputs,))
+
+
+def norm(name: str, size: int) -> Iterator[Tensor]:
+    yield Tensor(f"{name}.weight", (size,), 1.0)
+    yield Tensor(f"{name}.bias", (size,))
 
 
 def attention(block: str, shape: Shape) -> Iterator[Tensor]:
@@ -257,7 +301,7 @@ def stored_as(tensor: Tensor, quant: Quant, shape: Shape) -> Stored:
     Q4_K_M is its mixture: the output, and the values and second feed-forward matrices of some layers, are Q6_K. Rows
     that make no block of 256 become Q8_0 in it.
     """
-    if tensor.fill is not None or "conv1d" in tensor.name:
+    if tensor.fill is not None or "conv1d" in tensor.name or len(tensor.shape) == 1:
         return "F32"
     kind: Stored = precise(tensor.name, shape) if quant == "Q4_K_M" else quant
     for each in (kind, "Q8_0") if quant == "Q4_K_M" else (kind,):

@@ -36,10 +36,10 @@ FLOORS: tuple[frozenset[str], ...] = (
             "transcript",
         }
     ),
-    frozenset({"fit", "store", "allowance", "audit", "instance", "engines", "bench"}),
+    frozenset({"fit", "store", "allowance", "audit", "claims", "instance", "engines", "bench"}),
     frozenset({"keys", "ledger", "pull", "workers"}),
-    frozenset({"statement", "inference", "lineup"}),
-    frozenset({"api"}),
+    frozenset({"statement", "verify", "replays", "inference", "lineup"}),
+    frozenset({"compare", "api"}),
     frozenset({"server"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),

@@ -9,6 +9,7 @@ Progress = Callable[[float], None]
 
 ENGINES = {
     "text": "oxlo_local.engines.text.engine:TextEngine",
+    "embedding": "oxlo_local.engines.embedding.engine:EmbeddingEngine",
     "echo": "oxlo_local.engines.echo:EchoEngine",
 }
 

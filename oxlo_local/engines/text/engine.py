@@ -16,12 +16,16 @@ of more than `INLINE` characters are rendered and tokenised on a second one, sin
 import sys
 import time
 import traceback
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from oxlo_local.calls import (
     Call,
+    DetokenizeCall,
     Done,
     Event,
     Failed,
@@ -30,19 +34,24 @@ from oxlo_local.calls import (
     Gauges,
     Load,
     ModelFacts,
+    PromptCall,
     Started,
     Text,
+    TextCall,
     TextOptions,
+    TokenizeCall,
 )
 from oxlo_local.engines import Progress
-from oxlo_local.engines.text.batcher import Piece, Work, plan
+from oxlo_local.engines.questions import Questions
+from oxlo_local.engines.text.batcher import Piece, Work, graphs, plan
 from oxlo_local.engines.text.llama import CacheFull, DecodeFailed, Llama, Row
+from oxlo_local.engines.text.measure import fewest_together
 from oxlo_local.engines.text.output import TextOutput
 from oxlo_local.engines.text.prefix import Follow, Place, Slot, place
 from oxlo_local.engines.text.reading import Prompt, Reader
 from oxlo_local.engines.text.sampling import Sampler, logprob, unscored
 from oxlo_local.engines.text.sequence import Request, Sequence
-from oxlo_local.errors import OxloError, ServerError
+from oxlo_local.errors import OxloError, ServerError, UnsupportedValue
 
 INLINE = 16_384  # characters of prompt that are read within the step, about a millisecond
 AHEAD = 32  # cells of a unified cache that each running sequence should find free for its next tokens
@@ -69,10 +78,13 @@ class TextEngine:
         self._running: dict[int, Sequence] = {}  # by slot
         self._waiting: list[Sequence] = []
         self._requests: dict[str, Request] = {}
-        self._reading: dict[str, tuple[Call, Future[list[Prompt]]]] = {}
+        self._reading: dict[str, tuple[TextCall, Future[list[Prompt]]]] = {}
         self._readers = ThreadPoolExecutor(1, thread_name_prefix="prompts")
         self._stops: dict[int, int] = {}
         self._up: list[Event] = []
+        self._questions = Questions(self._llama, self._reader.prompt_of)
+        self._answered = False
+        self._together = self._llama.options.together or fewest_together(self._llama, len(self._slots))
         self._tick = 0
         self._arrivals = 0
         self._strayed = 0
@@ -86,13 +98,21 @@ class TextEngine:
             file_bytes=self._llama.file_bytes,
             chat=self._reader.chats,
             device=self._llama.device,
-            options=self._llama.options,
+            options=replace(self._llama.options, together=self._together),
         )
 
     # -- the three verbs ----------------------------------------------------------------------------------------------
 
     def submit(self, call: Call) -> None:
         """Take a call; whatever is wrong with it comes up as Failed."""
+        if isinstance(call, TokenizeCall | DetokenizeCall | PromptCall):
+            self._questions.ask(call)
+            return
+        if not isinstance(call, TextCall):
+            self._up.append(
+                Failed(call.id, UnsupportedValue.code, "this model writes text and nothing else", "model")
+            )
+            return
         if Reader.size(call) > INLINE:
             self._reading[call.id] = (call, self._readers.submit(self._reader.read, call))
         else:
@@ -105,6 +125,7 @@ class TextEngine:
 
     def cancel(self, id: str) -> None:
         """Drop a call between two steps."""
+        self._questions.cancel(id)
         if id in self._reading:
             _, future = self._reading.pop(id)
             future.cancel()
@@ -113,22 +134,30 @@ class TextEngine:
             self._fail(id, "cancelled", "the client left")
 
     def busy(self) -> bool:
-        return bool(self._running or self._waiting or self._reading or self._up)
+        return bool(self._running or self._waiting or self._reading or self._up or self._questions.busy())
 
     def step(self) -> list[Event]:
         begun = time.monotonic()
+        answers = self._questions.answers()
+        self._answered = bool(answers) and not self._answered
+        if self._answered:  # they need no decode; but never twice in a row, or a flood would stop all others
+            return answers
+        self._up += answers
         for id in [id for id, (_, future) in self._reading.items() if future.done()]:
             self._enter(*self._reading.pop(id))
         self._admit()
-        pieces = plan(
-            self._works(), batch=self._llama.options.batch or 1, chunk=self._llama.options.chunk or 1
-        )
+        works = self._works()
+        pieces = plan(works, batch=self._llama.options.batch or 1, chunk=self._llama.options.chunk or 1)
+        generating = {work.slot for work in works if work.generating}
+        for graph in graphs(pieces, generating, self._together):
+            self._compute(self._still(graph))
         if pieces:
-            self._compute(pieces)
             self._totals.steps += 1
             self._totals.seconds += time.monotonic() - begun
         elif self._reading and not self._up:
             wait([future for _, future in self._reading.values()], timeout=0.05)
+        elif not self._up:
+            self._questions.wait(0.05)
         if not self._running:
             self._strayed = self._account()
         events, self._up = self._up, []
@@ -159,6 +188,7 @@ class TextEngine:
     def close(self) -> None:
         """Free the model; calls still in the engine are forgotten."""
         self._readers.shutdown(cancel_futures=True)
+        self._questions.close()
         for sequence in [*self._running.values(), *self._waiting]:
             if sequence.sampler:
                 sequence.sampler.close()
@@ -166,7 +196,7 @@ class TextEngine:
 
     # -- in -----------------------------------------------------------------------------------------------------------
 
-    def _enter(self, call: Call, future: "Future[list[Prompt]]") -> None:
+    def _enter(self, call: TextCall, future: "Future[list[Prompt]]") -> None:
         try:
             prompts = future.result()
             outputs = [TextOutput(call.stop) for _ in range(len(prompts) * call.n)]
@@ -312,8 +342,18 @@ class TextEngine:
             )
         return works
 
+    def _still(self, pieces: Iterable[Piece]) -> list[Piece]:
+        """Those that stand as planned: a failure takes all choices of its request along, a preemption clears a slot."""
+        return [
+            piece
+            for piece in pieces
+            if piece.slot in self._running and piece.start == len(self._slots[piece.slot].tokens)
+        ]
+
     def _compute(self, pieces: list[Piece]) -> None:
         """Decode `pieces` and draw from their rows; on failure make room, or find the piece that breaks the batch."""
+        if not pieces:
+            return
         try:
             rows = self._llama.decode(pieces, lambda slot: self._running[slot].tokens)
         except CacheFull:
@@ -340,13 +380,11 @@ class TextEngine:
         elif len(self._running) > 1:
             youngest = max(self._running.values(), key=lambda sequence: sequence.arrival)
             self._preempt(youngest)
-            pieces = [piece for piece in pieces if piece.slot in self._running]
         else:
             (alone,) = self._running.values()
             message = "the KV cache has no room for this request alone"
             self._fail(alone.request.call.id, ServerError.code, message)
-            return
-        self._compute(pieces)
+        self._compute(self._still(pieces))
 
     def _preempt(self, sequence: Sequence) -> None:
         slot = self._leave_slot(sequence)
@@ -369,14 +407,7 @@ class TextEngine:
             return
         middle = len(pieces) // 2
         for half in (pieces[:middle], pieces[middle:]):
-            # A failure takes all choices of its request along, and a cleared slot starts over in the next step.
-            rest = [
-                piece
-                for piece in half
-                if piece.slot in self._running and piece.start == len(self._slots[piece.slot].tokens)
-            ]
-            if rest:
-                self._compute(rest)
+            self._compute(self._still(half))
 
     # -- out ----------------------------------------------------------------------------------------------------------
 

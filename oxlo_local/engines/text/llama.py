@@ -14,8 +14,6 @@ This file does not know about calls, sequences' states or scheduling.
 """
 
 import ctypes
-import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +24,12 @@ from numpy.typing import NDArray
 
 from oxlo_local.calls import TextOptions
 from oxlo_local.engines.text.batcher import Piece
+from oxlo_local.engines.weights import FLASH_ATTENTION, LoadError, Weights, default_threads, log
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
 
 KV_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}  # ggml_type numbers
-FLASH_ATTENTION = {None: -1, False: 0, True: 1}
-ERROR_LEVEL = 4  # ggml_log_level; 3 = warning
 DECODE_NO_ROOM = 1
 
 
@@ -44,10 +41,6 @@ class DecodeFailed(Exception):
     """The batch could not be computed; its sequences have to be trimmed back to what was known before."""
 
 
-class LoadError(Exception):
-    """The model could not be loaded, in libllama's own words."""
-
-
 @dataclass(frozen=True)
 class Row:
     """A row of the last decode: logits for what follows position `position` of the sequence in `slot`."""
@@ -57,52 +50,16 @@ class Row:
     index: int  # row in the batch
 
 
-class _Log:
-    """libllama's log: warnings and errors go to stderr, the last errors are kept for a failed load's message."""
-
-    def __init__(self) -> None:
-        self.errors: list[str] = []
-        self._level = 0
-        self.callback = C.llama_log_callback(self._line)
-
-    def _line(self, level: int, text: bytes, _: object) -> None:
-        words = text.decode("utf-8", "replace")
-        if level != 5:  # 5 = goes on with the line before, at that line's level
-            self._level = level
-        if self._level >= 3:
-            sys.stderr.write(words)
-        if self._level >= ERROR_LEVEL:
-            self.errors = [*self.errors[-19:], words.strip()]
-
-    def failure(self, what: str) -> LoadError:
-        words = "; ".join(line for line in self.errors if line) or "libllama gave no reason"
-        return LoadError(f"{what}: {words}")
-
-
-_log = _Log()
-
-
-def default_threads() -> int:
-    """Engine threads: one core is left to the parent, since a third busy process ruins two spinning ones."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
-    return max(1, cores - 1)
-
-
-class Llama:
+class Llama(Weights):
     """A loaded model with its context: `parallel` slots of `context_length` tokens each.
 
     Raises LoadError with libllama's words.
     """
 
     def __init__(self, path: Path, options: TextOptions, progress: Callable[[float], None]) -> None:
-        C.llama_log_set(_log.callback, None)
-        C.llama_backend_init()
-        _log.errors.clear()
         gpu = bool(C.llama_supports_gpu_offload())
         gpu_layers = options.gpu_layers if options.gpu_layers is not None else (-1 if gpu else 0)
-        self._model = self._load_model(path, gpu_layers, progress)
-        self.vocab = C.llama_model_get_vocab(self._model)
-        self.n_vocab = int(C.llama_vocab_n_tokens(self.vocab))
+        super().__init__(path, gpu_layers, progress)
         if not C.llama_model_has_decoder(self._model):
             raise LoadError(f"{path.name} has no decoder: it cannot generate text")
         self.recurrent = bool(C.llama_model_is_recurrent(self._model) or C.llama_model_is_hybrid(self._model))
@@ -111,28 +68,9 @@ class Llama:
         self._ctx = self._new_context()
         self.context_length = min(self._wanted_ctx, int(C.llama_n_ctx_seq(self._ctx)))
         self._memory = C.llama_get_memory(self._ctx)
-        self.device = "gpu" if gpu and gpu_layers != 0 else "cpu"
         self._batch = _Batch(self.options.batch or 512, self.options.parallel or 1)
-        self._pieces = self._read_pieces()
-        self.longest_piece = max(map(len, self._pieces), default=1)
-        self.eog = frozenset(t for t in range(self.n_vocab) if C.llama_vocab_is_eog(self.vocab, t))
 
     # -- loading ------------------------------------------------------------------------------------------------------
-
-    def _load_model(self, path: Path, gpu_layers: int, progress: Callable[[float], None]) -> int:
-        params = C.llama_model_default_params()
-        params.n_gpu_layers = gpu_layers
-
-        def report(fraction: float, _: object) -> bool:
-            progress(fraction)
-            return True
-
-        keep_alive = C.llama_progress_callback(report)
-        params.progress_callback = keep_alive
-        model = C.llama_model_load_from_file(str(path).encode(), params)
-        if not model:
-            raise _log.failure(f"cannot load {path.name}")
-        return int(model)
 
     def _resolve(self, asked: TextOptions, gpu: bool, gpu_layers: int) -> TextOptions:
         train = C.llama_model_n_ctx_train(self._model)
@@ -148,6 +86,7 @@ class Llama:
             kv_layout=asked.kv_layout or "streams",
             kv_type=asked.kv_type or "f16",
             flash_attention=asked.flash_attention,
+            together=asked.together,
             backend_sampling=gpu if asked.backend_sampling is None else asked.backend_sampling,
             chat_template=asked.chat_template,
         )
@@ -170,97 +109,15 @@ class Llama:
         params.no_perf = True
         ctx = C.llama_init_from_model(self._model, params)
         if not ctx:
-            raise _log.failure("cannot make a context")
+            raise log.failure("cannot make a context")
         return int(ctx)
 
     def close(self) -> None:
         """Free context and model."""
         if self._ctx:
             C.llama_free(self._ctx)
-            C.llama_model_free(self._model)
-            self._ctx = self._model = 0
-
-    # -- what the file says -------------------------------------------------------------------------------------------
-
-    def meta(self, key: str) -> str | None:
-        """A value of the GGUF's metadata as text, or None."""
-        size = C.llama_model_meta_val_str(self._model, key.encode(), ctypes.create_string_buffer(1), 1)
-        if size < 0:
-            return None
-        buffer = ctypes.create_string_buffer(size + 1)
-        C.llama_model_meta_val_str(self._model, key.encode(), buffer, size + 1)
-        return buffer.value.decode("utf-8", "replace")
-
-    @property
-    def chat_template(self) -> str | None:
-        """The file's own jinja template, or None."""
-        text = C.llama_model_chat_template(self._model, None)
-        return text.decode("utf-8", "replace") if text else None
-
-    @property
-    def parameters(self) -> int:
-        return int(C.llama_model_n_params(self._model))
-
-    @property
-    def file_bytes(self) -> int:
-        return int(C.llama_model_size(self._model))
-
-    # -- tokens -------------------------------------------------------------------------------------------------------
-
-    def tokenize(self, text: str, *, special: bool, add_special: bool) -> list[int]:
-        """Token ids of `text`; `special` reads control tokens in it, `add_special` adds BOS/EOS as the model wants.
-
-        Releases the GIL and may run beside a decode.
-        """
-        raw = text.encode("utf-8", "surrogatepass")
-        size = len(raw) // 2 + 16
-        while True:
-            out = (C.llama_token * size)()
-            count: int = C.llama_tokenize(self.vocab, raw, len(raw), out, size, add_special, special)
-            if count >= 0:
-                return list(out[:count])
-            size = -count
-
-    def piece(self, token: int) -> bytes:
-        """The bytes a token stands for; empty for control tokens."""
-        return self._pieces[token]
-
-    def token_text(self, token: int) -> str:
-        """A token's text as shown to people, control tokens included."""
-        if piece := self._pieces[token]:
-            return piece.decode("utf-8", "replace")
-        text = C.llama_vocab_get_text(self.vocab, token)
-        return text.decode("utf-8", "replace") if text else ""
-
-    def _read_pieces(self) -> list[bytes]:
-        buffer = ctypes.create_string_buffer(1024)
-        pieces = []
-        for token in range(self.n_vocab):
-            size = C.llama_token_to_piece(self.vocab, token, buffer, 1024, 0, False)
-            pieces.append(buffer.raw[:size] if size > 0 else b"")
-        return pieces
-
-    @property
-    def adds_bos(self) -> bool:
-        return bool(C.llama_vocab_get_add_bos(self.vocab))
-
-    @property
-    def bos(self) -> int:
-        return int(C.llama_vocab_bos(self.vocab))
-
-    @property
-    def eos(self) -> int:
-        return int(C.llama_vocab_eos(self.vocab))
-
-    @property
-    def infill(self) -> tuple[int, int, int] | None:
-        """Fill-in-the-middle tokens (prefix, suffix, middle), where the model has all three."""
-        found = (
-            int(C.llama_vocab_fim_pre(self.vocab)),
-            int(C.llama_vocab_fim_suf(self.vocab)),
-            int(C.llama_vocab_fim_mid(self.vocab)),
-        )
-        return None if min(found) < 0 else found
+            self._ctx = 0
+        super().close()
 
     # -- the cache ----------------------------------------------------------------------------------------------------
 
@@ -302,13 +159,17 @@ class Llama:
         Returns the rows that have logits, valid until the next decode. Raises CacheFull or DecodeFailed.
         """
         rows = self._batch.fill(pieces, tokens)
-        _log.errors.clear()
+        log.errors.clear()
         code: int = C.llama_decode(self._ctx, self._batch.struct)
         if code == DECODE_NO_ROOM:
             raise CacheFull
         if code != 0:
-            raise DecodeFailed(f"llama_decode returned {code}: {'; '.join(_log.errors[-3:])}")
+            raise DecodeFailed(f"llama_decode returned {code}: {'; '.join(log.errors[-3:])}")
         return rows
+
+    def wait(self) -> None:
+        """Until the last decode is computed; reading its logits waits by itself."""
+        C.llama_synchronize(self._ctx)
 
     def logits(self, row: Row) -> F32:
         """Raw logits of a row, shape (n_vocab,): a view, valid until the next decode."""

@@ -9,7 +9,8 @@ import pytest
 
 from oxlo_local.calls import TextOptions
 from oxlo_local.engines.text.batcher import Piece
-from oxlo_local.engines.text.llama import F32, CacheFull, DecodeFailed, Llama, LoadError
+from oxlo_local.engines.text.llama import F32, CacheFull, DecodeFailed, Llama
+from oxlo_local.engines.weights import LoadError
 from oxlo_local.random_model import SPECIALS, Architecture
 
 ModelPath = Callable[[Architecture], Path]
