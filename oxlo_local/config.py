@@ -63,6 +63,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     heartbeat_seconds: Annotated[
         Interval, about("seconds of silence after which a stream gets a comment line")
     ] = 15
+    write_timeout: Annotated[
+        Interval, about("seconds after which a client that takes nothing of its answer counts as gone")
+    ] = 60
     drain_seconds: Annotated[Seconds, about("seconds that running requests get after SIGTERM")] = 30
     step_timeout: Annotated[
         Interval, about("seconds without a finished engine step after which a worker is replaced")

@@ -1,7 +1,7 @@
 """What is counted and timed, and its Prometheus text; nothing else knows that format.
 
 Counters and histograms are fed by the HTTP side, worker gauges are read when somebody scrapes. Labels hold ids of
-models and paths of routes only: never anything a client wrote, so that their number is bounded and no prompt can get in.
+models and paths of routes only: never anything a client wrote, so that their number is bounded and no prompt gets in.
 """
 
 from collections.abc import Callable, Iterable, Iterator

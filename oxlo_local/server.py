@@ -43,6 +43,8 @@ from oxlo_local.workers.supervisor import Fleet
 
 SWEEP_SECONDS = 5.0
 FLUSH_SECONDS = 3.0  # for the last bytes of answers whose calls have ended
+LOOK_SECONDS = 0.25
+LAST_PATIENCE = 0.5  # with clients that take nothing while the server ends
 KEEP_ALIVE_SECONDS = 75
 BACKLOG = 2048
 FILES_MAX = 65_536
@@ -87,6 +89,15 @@ class HttpServer(uvicorn.Server):
         """Leave the signals to `Signals`."""
         yield
 
+    def connections(self) -> list["Http"]:
+        """All that are open."""
+        return [each for each in self.server_state.connections if isinstance(each, Http)]
+
+    def cut_off(self) -> None:
+        """End every connection at once, whatever is under way on it."""
+        for connection in self.connections():
+            connection.transport.abort()
+
 
 class Http(HttpToolsProtocol):
     """uvicorn's HTTP with the one error shape also for what is no HTTP."""
@@ -95,6 +106,45 @@ class Http(HttpToolsProtocol):
         """Answer and close."""
         self.transport.write(not_http())
         self.transport.close()
+
+    def stuck_bytes(self) -> int:
+        """What waits for the client while nothing is added to it: less of it is left only if the client takes some."""
+        if not self.flow.write_paused and self.cycle is not None and not self.cycle.response_complete:
+            return 0
+        return self.transport.get_write_buffer_size()
+
+
+class Readers:
+    """Cuts off clients that have stopped taking their answers without closing, as if they had left.
+
+    One look at all connections, now and then, instead of a timer for each write. It also finds connections that wait
+    for the end of an answer which was complete long ago.
+    """
+
+    def __init__(self, http: HttpServer, patience: float) -> None:
+        """`patience` is in seconds, and may be changed at any time."""
+        self.patience = patience
+        self._http = http
+        self._stuck: dict[Http, tuple[int, float]] = {}  # how many bytes, and since when
+
+    async def watch(self) -> None:
+        """Look for as long as the server lives."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self.look(time.monotonic())
+
+    def look(self, now: float) -> None:
+        """Cut off those that have taken nothing for as long as `patience`."""
+        seen, self._stuck = self._stuck, {}
+        for connection in self._http.connections():
+            size = connection.stuck_bytes()
+            before, since = seen.get(connection, (size, now))
+            if size == 0:
+                continue
+            if size == before and now - since >= self.patience:
+                connection.transport.abort()
+            else:
+                self._stuck[connection] = (size, since if size == before else now)
 
 
 class Signals:
@@ -165,7 +215,8 @@ class House:
         url = url_of(listener)
         http = HttpServer(http_config(create_app(self.state)))
         serving = asyncio.create_task(http.serve(sockets=[listener]))
-        sweeping = asyncio.create_task(self._sweep())
+        readers = Readers(http, self.settings.write_timeout)
+        watching = [asyncio.create_task(self._sweep()), asyncio.create_task(readers.watch())]
         say(f"{__version__} is listening on {url}; loading {', '.join(spec.model_id for spec in self.specs)}")
         try:
             with serve_file(self.settings, url, self.admin_token):
@@ -173,12 +224,14 @@ class House:
                 if await first(self._until_ready(), signals.first.wait()) == 0:
                     self._greet(url, time.monotonic() - began)
                     await first(signals.first.wait(), asyncio.shield(serving))
-                return await self._end(http, serving, signals)
+                return await self._end(http, serving, signals, readers)
         finally:
-            sweeping.cancel()
             await self.fleet.stop(0)
             http.force_exit = http.should_exit = True
-            await asyncio.wait([serving, sweeping])
+            http.cut_off()
+            for task in watching:
+                task.cancel()
+            await asyncio.wait([serving, *watching])
 
     def missing(self) -> list[str]:
         """What readiness still waits for, a line each; empty = ready."""
@@ -212,7 +265,9 @@ class House:
         secret = "none" if self.settings.loopback else "YOUR KEY"
         say(f'OpenAI SDK: OpenAI(base_url="{url}/v1", api_key="{secret}"), model="{self.specs[0].model_id}"')
 
-    async def _end(self, http: HttpServer, serving: asyncio.Task[None], signals: Signals) -> int:
+    async def _end(
+        self, http: HttpServer, serving: asyncio.Task[None], signals: Signals, readers: Readers
+    ) -> int:
         """Drain and stop; a second signal makes it short."""
         self.draining = True
         say("draining; a second signal ends it at once")
@@ -220,10 +275,13 @@ class House:
         if cut:
             say("ending at once")
             await self.fleet.stop(0)
+        readers.patience = LAST_PATIENCE
         await within(FLUSH_SECONDS if not cut else 1.0, self.inference.quiet())
         http.should_exit = True
+        await within(FLUSH_SECONDS if not cut else 1.0, asyncio.shield(serving))
+        http.cut_off()  # whoever is still sending a request, or reading byte by byte
         http.force_exit = cut
-        await within(2 * FLUSH_SECONDS, asyncio.shield(serving))
+        await within(FLUSH_SECONDS, asyncio.shield(serving))
         if not cut:
             await first(self.fleet.stop(), signals.second.wait())
         say("stopped")
@@ -315,7 +373,7 @@ def http_config(app: ASGIApp) -> uvicorn.Config:
         proxy_headers=False,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=int(FLUSH_SECONDS),
+        timeout_graceful_shutdown=int(2 * FLUSH_SECONDS),  # `House` cuts off what is left before that
     )
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -233,3 +234,42 @@ def test_two_servers_share_a_home_and_do_not_meet(
         next(payloads)
     assert complete(one).status_code == 200
     assert one.stop() == 0
+
+
+UNREAD_TOKENS = 1000  # of four choices, each with 20 logprobs: more than the 4 MB that a kernel takes
+
+
+@contextmanager
+def asked_without_reading(server: RunningServer) -> Iterator[socket.socket]:
+    """A client that asks for more than fits into the buffers on the way, and takes nothing of it."""
+    host, port = server.url.removeprefix("http://").split(":")
+    messages = [{"role": "user", "content": "tell me of it"}]
+    asked = {**body(server, UNREAD_TOKENS, logprobs=True, top_logprobs=20, n=4), "messages": messages}
+    del asked["prompt"]
+    data = json.dumps(asked).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    with socket.socket() as link:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        link.connect((host, int(port)))
+        link.sendall(head.encode() + b"content-length: %d\r\n\r\n" % len(data) + data)
+        yield link
+
+
+def generated(server: RunningServer) -> int:
+    gauges = server.workers()[0]["gauges"]
+    assert isinstance(gauges, dict)
+    return int(gauges.get("generated_tokens", 0))
+
+
+def test_a_drain_does_not_wait_for_clients_that_stopped_reading(
+    start_server: StartServer, long_winded: Path
+) -> None:
+    server = start_server(str(long_winded), "--parallel", "4", "--drain-seconds", "0.5")
+    with asked_without_reading(server):
+        until(lambda: generated(server) >= 4 * UNREAD_TOKENS, 40)  # the model is done, its client is not
+        assert [row["status"] for row in server.rows()] == ["open"]
+        began = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - began < 4
+    assert "Traceback" not in server.log and " 499 " in server.log
+    assert [row["status"] for row in server.rows()] != ["open"]

@@ -28,7 +28,7 @@ from oxlo_local.inference import Inference
 from oxlo_local.keys import Keys
 from oxlo_local.ledger import Ledger
 from oxlo_local.metrics import Metrics
-from oxlo_local.server import HttpServer, http_config, ledger_of, listen, url_of
+from oxlo_local.server import HttpServer, Readers, http_config, ledger_of, listen, url_of
 from oxlo_local.workers.supervisor import Fleet, WorkerSpec
 
 T = TypeVar("T")
@@ -129,9 +129,10 @@ class Site:
         )
         listener = listen("127.0.0.1", 0)
         self.url = url_of(listener)
-        http = HttpServer(http_config(create_app(self.state)))
+        http = self.http = HttpServer(http_config(create_app(self.state)))
         with closing(listener):
             serving = asyncio.create_task(http.serve(sockets=[listener]))
+            watching = asyncio.create_task(Readers(http, self.settings.write_timeout).watch())
             await self.fleet.start([WorkerSpec("echo", "echo", "", self._options)])
             while self.fleet.ready():
                 await moved.wait()
@@ -140,7 +141,8 @@ class Site:
             await self._end.wait()
             await self.fleet.stop(1)
             http.should_exit = http.force_exit = True
-            await serving
+            watching.cancel()
+            await asyncio.wait([serving, watching])
 
 
 @contextmanager
@@ -182,15 +184,20 @@ def chat_body(text: str = "hello", **fields: object) -> dict[str, object]:
     return {"model": "echo", "messages": [{"role": "user", "content": text}], **fields}
 
 
-def connect(site: Site) -> socket.socket:
-    """A bare connection to the site."""
+def connect(site: Site, *, room: int | None = None) -> socket.socket:
+    """A bare connection to the site, with `room` bytes for what has not been read."""
     parts = urlsplit(site.url)
-    return socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=10)
+    link = socket.socket()
+    link.settimeout(10)
+    if room is not None:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+    link.connect((str(parts.hostname), int(parts.port or 0)))
+    return link
 
 
-def send(site: Site, body: dict[str, object]) -> socket.socket:
+def send(site: Site, body: dict[str, object], *, room: int | None = None) -> socket.socket:
     """A connection on which a chat has been asked for, and nothing read yet."""
-    link = connect(site)
+    link = connect(site, room=room)
     data = json.dumps(body).encode()
     head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     link.sendall(head.encode() + b"content-length: %d\r\n\r\n" % len(data) + data)
