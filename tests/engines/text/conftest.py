@@ -35,7 +35,14 @@ def make_engine(model_path: Callable[[Architecture], Path]) -> Iterator[MakeEngi
         path = architecture if isinstance(architecture, Path) else model_path(architecture)
         # f32 throughout and no flash attention: what still differs between two runs is a bug or the order of a sum.
         plain = TextOptions(
-            ctx=1024, parallel=4, batch=128, chunk=32, threads=1, kv_type="f32", flash_attention=False
+            ctx=1024,
+            parallel=4,
+            batch=128,
+            chunk=32,
+            threads=1,
+            kv_type="f32",
+            flash_attention=False,
+            together=2,
         )
         engine = TextEngine(Load("text", path.stem, str(path), replace(plain, **options)), lambda _: None)
         engines.append(engine)

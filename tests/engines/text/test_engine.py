@@ -124,6 +124,21 @@ def test_a_trained_model_tells_the_same_story(make_engine: MakeEngine, shared: P
     assert all(company.done(f"c{i}").usage.cached_tokens == 8 for i in range(40))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_graph_each_gives_what_a_common_graph_gives(make_engine: MakeEngine, kind: Architecture) -> None:
+    calls = [call(f"g{i}", tokens(30 + 20 * i, seed=i), 20) for i in range(4)]
+    together, apart = drive(make_engine(kind, together=2), calls), drive(make_engine(kind, together=8), calls)
+    for one in calls:
+        assert_same(together, apart, (one.id, 0))
+
+
+def test_what_pays_is_measured_at_load(make_engine: MakeEngine) -> None:
+    engine = make_engine(together=None)
+    assert engine.facts.options is not None
+    assert engine.facts.options.together in (2, 4, 8)
+    assert_intact(engine)
+
+
 # -- one's long prompt, another's next token ------------------------------------------------------------------------
 
 
