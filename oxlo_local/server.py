@@ -76,9 +76,10 @@ async def serve(settings: Settings, models: Sequence[str]) -> int:
 
 
 def say(line: str) -> None:
-    """A line for whoever started the server."""
-    sys.stderr.write(f"oxlo: {line}\n")
-    sys.stderr.flush()
+    """A line for whoever started the server. That they have stopped listening (`| head`) is no reason to end."""
+    with contextlib.suppress(BrokenPipeError):
+        sys.stderr.write(f"oxlo: {line}\n")
+        sys.stderr.flush()
 
 
 class HttpServer(uvicorn.Server):

@@ -1,5 +1,6 @@
 """The command line as a whole: exit codes, where things are printed, and help that has an example."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,27 @@ def test_a_failure_is_one_line_on_stderr_and_exit_code_1(home: Path) -> None:
         done.stderr
         == "oxlo: no server is running here; start one with `oxlo serve`, or name one with --url\n"
     )
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["version"], ["--help"], ["list"], ["list", "--json"], ["doctor"]])
+def test_a_reader_that_has_had_enough_is_no_traceback(
+    home: Path, arguments: list[str], unbuffered: str
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "oxlo_local", *arguments],
+            env={"PATH": "/usr/bin:/bin", "HOME": str(home), "PYTHONUNBUFFERED": unbuffered},
+            stdin=subprocess.DEVNULL,
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_a_wrong_setting_is_a_failure_of_every_command(home: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import stat
@@ -175,6 +176,22 @@ def test_the_parent_stays_small(start_server: StartServer, long_winded: Path) ->
         pytest.skip("memory of another process is read from /proc")
     pages = int(Path(f"/proc/{server.pid}/statm").read_text().split()[1])
     assert pages * 4096 < 150_000_000
+
+
+def test_a_server_whose_words_nobody_reads_any_more_goes_on(
+    start_server: StartServer, long_winded: Path, tmp_path: Path
+) -> None:
+    fifo = tmp_path / "serve-0.log"  # where the server's words go
+    os.mkfifo(fifo)
+    reading = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    server = start_server(str(long_winded), wait=False)
+    os.close(reading)
+    file = server.home / "serve.json"
+    until(file.is_file, 30)
+    server.url = json.loads(file.read_text())["url"]
+    until(lambda: httpx.get(f"{server.url}/readyz").status_code == 200, 30)
+    server.process.terminate()
+    assert server.process.wait(20) == 0
 
 
 def test_beyond_loopback_an_admin_key_is_made_and_shown_once(

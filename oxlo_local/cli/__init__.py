@@ -5,6 +5,7 @@ store, an HTTP client) inside the command that needs it. The data goes to stdout
 code is 0, 1 for a failure, 2 for wrong usage.
 """
 
+import os
 import sys
 from typing import Annotated
 
@@ -58,9 +59,18 @@ app.command()(doctor.version)
 
 
 def main() -> None:
-    """Run a command. An OxloError is one line on stderr and exit code 1; anything else is a bug and shows itself."""
+    """Run a command. An OxloError is one line on stderr and exit code 1; anything else is a bug and shows itself.
+
+    A reader of the output that has had enough (`| head`) ends it without a word, with exit code 1 as click has it.
+    """
     try:
-        app(prog_name="oxlo")
-    except OxloError as error:
-        print(f"oxlo: {error.message}", file=sys.stderr)
+        try:
+            app(prog_name="oxlo")
+        except OxloError as error:
+            print(f"oxlo: {error.message}", file=sys.stderr)
+            sys.exit(1)
+        finally:
+            sys.stdout.flush()  # the interpreter's own, at its end, would complain
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for that last flush
         sys.exit(1)
