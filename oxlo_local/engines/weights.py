@@ -132,6 +132,11 @@ class Weights:
                 return list(out[:count])
             size = -count
 
+    @property
+    def tokenize_address(self) -> int | None:
+        """Where llama_tokenize lies in memory, for native code that calls it itself."""
+        return ctypes.cast(C._lib.llama_tokenize, ctypes.c_void_p).value
+
     def piece(self, token: int) -> bytes:
         """The bytes a token stands for; empty for control tokens."""
         return self._pieces[token]

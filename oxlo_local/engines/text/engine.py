@@ -9,15 +9,15 @@ A step, in order:
 
 What can go wrong, and whom it costs: no room in the cache (unified layout only) costs the idle cache used longest
 ago, then the youngest sequence, which is put back and computed again later; a decode that fails is repeated in halves
-until the sequence that breaks it stands alone, and only that one's request fails. One thread owns all of this; prompts
-of more than `INLINE` characters are rendered and tokenised on a second one, since a megabyte takes longer than a step.
+until the sequence that breaks it stands alone, and only that one's request fails. One thread owns all of this; what
+would take longer than a step (megabytes of prompt, compiling a grammar) happens beside it (`intake`, `grammar`).
 """
 
 import sys
 import time
 import traceback
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,16 +44,17 @@ from oxlo_local.calls import (
 from oxlo_local.engines import Progress
 from oxlo_local.engines.questions import Questions
 from oxlo_local.engines.text.batcher import Piece, Work, graphs, plan
+from oxlo_local.engines.text.grammar import Grammars
+from oxlo_local.engines.text.intake import Intake, Reading
 from oxlo_local.engines.text.llama import CacheFull, DecodeFailed, Llama, Row
 from oxlo_local.engines.text.measure import fewest_together
 from oxlo_local.engines.text.output import TextOutput
 from oxlo_local.engines.text.prefix import Follow, Place, Slot, place
-from oxlo_local.engines.text.reading import Prompt, Reader
+from oxlo_local.engines.text.reading import Reader
 from oxlo_local.engines.text.sampling import Sampler, logprob, unscored
 from oxlo_local.engines.text.sequence import Request, Sequence
 from oxlo_local.errors import OxloError, ServerError, UnsupportedValue
 
-INLINE = 16_384  # characters of prompt that are read within the step, about a millisecond
 AHEAD = 32  # cells of a unified cache that each running sequence should find free for its next tokens
 
 
@@ -78,8 +79,8 @@ class TextEngine:
         self._running: dict[int, Sequence] = {}  # by slot
         self._waiting: list[Sequence] = []
         self._requests: dict[str, Request] = {}
-        self._reading: dict[str, tuple[TextCall, Future[list[Prompt]]]] = {}
-        self._readers = ThreadPoolExecutor(1, thread_name_prefix="prompts")
+        self._grammars = Grammars(self._llama)
+        self._intake = Intake(self._reader, self._grammars)
         self._stops: dict[int, int] = {}
         self._up: list[Event] = []
         self._questions = Questions(self._llama, self._reader.prompt_of)
@@ -113,28 +114,18 @@ class TextEngine:
                 Failed(call.id, UnsupportedValue.code, "this model writes text and nothing else", "model")
             )
             return
-        if Reader.size(call) > INLINE:
-            self._reading[call.id] = (call, self._readers.submit(self._reader.read, call))
-        else:
-            future: Future[list[Prompt]] = Future()
-            try:
-                future.set_result(self._reader.read(call))
-            except Exception as error:
-                future.set_exception(error)
-            self._enter(call, future)
+        self._intake.take(call)
 
     def cancel(self, id: str) -> None:
         """Drop a call between two steps."""
         self._questions.cancel(id)
-        if id in self._reading:
-            _, future = self._reading.pop(id)
-            future.cancel()
+        if self._intake.cancel(id):
             self._up.append(Failed(id, "cancelled", "the client left"))
         elif id in self._requests:
             self._fail(id, "cancelled", "the client left")
 
     def busy(self) -> bool:
-        return bool(self._running or self._waiting or self._reading or self._up or self._questions.busy())
+        return bool(self._running or self._waiting or self._intake or self._up or self._questions.busy())
 
     def step(self) -> list[Event]:
         begun = time.monotonic()
@@ -143,8 +134,8 @@ class TextEngine:
         if self._answered:  # they need no decode; but never twice in a row, or a flood would stop all others
             return answers
         self._up += answers
-        for id in [id for id, (_, future) in self._reading.items() if future.done()]:
-            self._enter(*self._reading.pop(id))
+        for call, future in self._intake.arrived():
+            self._enter(call, future)
         self._admit()
         works = self._works()
         pieces = plan(works, batch=self._llama.options.batch or 1, chunk=self._llama.options.chunk or 1)
@@ -154,8 +145,8 @@ class TextEngine:
         if pieces:
             self._totals.steps += 1
             self._totals.seconds += time.monotonic() - begun
-        elif self._reading and not self._up:
-            wait([future for _, future in self._reading.values()], timeout=0.05)
+        elif self._intake and not self._up:
+            self._intake.wait(0.05)
         elif not self._up:
             self._questions.wait(0.05)
         if not self._running:
@@ -172,7 +163,7 @@ class TextEngine:
         slots, length = self._slots, self._llama.context_length
         return Gauges(
             running=len(self._running),
-            waiting=len(self._waiting) + len(self._reading),
+            waiting=len(self._waiting) + len(self._intake),
             kv_used=sum(len(slot.tokens) for slot in slots),
             kv_idle=sum(len(slot.tokens) for slot in slots if not slot.running),
             kv_strayed=self._strayed,
@@ -187,7 +178,7 @@ class TextEngine:
 
     def close(self) -> None:
         """Free the model; calls still in the engine are forgotten."""
-        self._readers.shutdown(cancel_futures=True)
+        self._intake.close()
         self._questions.close()
         for sequence in [*self._running.values(), *self._waiting]:
             if sequence.sampler:
@@ -196,9 +187,10 @@ class TextEngine:
 
     # -- in -----------------------------------------------------------------------------------------------------------
 
-    def _enter(self, call: TextCall, future: "Future[list[Prompt]]") -> None:
+    def _enter(self, call: TextCall, future: "Future[Reading]") -> None:
         try:
-            prompts = future.result()
+            reading = future.result()
+            prompts, guide = reading.prompts, reading.guide
             outputs = [TextOutput(call.stop) for _ in range(len(prompts) * call.n)]
         except OxloError as error:
             self._up.append(Failed(call.id, error.code, error.message, error.param))
@@ -221,7 +213,10 @@ class TextEngine:
                 limit=room if call.max_tokens is None else min(call.max_tokens, room),
                 output=output,
                 echo=prompt.text if call.echo else None,
+                guide=guide and guide.copy(),
             )
+            if sequence.guide is not None:
+                sequence.guide.begin()
             self._arrivals += 1
             self._waiting.append(sequence)
 
@@ -288,7 +283,8 @@ class TextEngine:
                 call.sampling,
                 choice=sequence.choice,
                 prompt=prompt,
-                logits=call.logprobs is not None,
+                alternatives=call.logprobs,
+                guide=sequence.guide,
             )
             if sequence.choice % call.n == 0:
                 request.cached_tokens += keep
@@ -355,7 +351,10 @@ class TextEngine:
         if not pieces:
             return
         try:
-            rows = self._llama.decode(pieces, lambda slot: self._running[slot].tokens)
+            with self._grammars.beside(
+                [guide for piece in pieces if (guide := self._running[piece.slot].guide)]
+            ):
+                rows = self._llama.decode(pieces, lambda slot: self._running[slot].tokens)
         except CacheFull:
             self._make_room(pieces)
             return
@@ -422,18 +421,19 @@ class TextEngine:
         if sequence.limit == 0:
             self._finish(sequence, "length")
             return
-        token = sequence.sampler.sample(row)
+        try:
+            token, scored = sequence.sampler.sample(row)
+        except OxloError as error:
+            self._fail(call.id, error.code, error.message, error.param)
+            return
         if token in self._llama.eog:
             self._finish(sequence, "stop")
             return
-        scored = None
-        if call.logprobs is not None:
-            scored = logprob(self._llama, self._llama.logits(row), token, call.logprobs)
         sequence.tokens.append(token)
         sequence.request.completion_tokens += 1
         self._totals.generated += 1
         self._send(sequence.feed(self._llama.piece(token), scored))
-        if sequence.output.stopped:
+        if sequence.output.stopped or sequence.accept(token):
             self._finish(sequence, "stop")
         elif sequence.generated >= sequence.limit:
             self._finish(sequence, "length")
@@ -469,7 +469,7 @@ class TextEngine:
             del self._requests[id]
             self._up.append(Done(id, request.usage))
 
-    def _fail(self, id: str, code: str, message: str) -> None:
+    def _fail(self, id: str, code: str, message: str, param: str | None = None) -> None:
         request = self._requests.pop(id)
         for sequence in [s for s in self._running.values() if s.request is request]:
             self._leave_slot(sequence)
@@ -477,7 +477,7 @@ class TextEngine:
         for sequence in [s for s in self._waiting if s.request is request]:
             self._waiting.remove(sequence)
             self._drop(sequence)
-        self._up.append(Failed(id, code, message, usage=request.usage))
+        self._up.append(Failed(id, code, message, param, request.usage))
 
     def _leave_slot(self, sequence: Sequence) -> Slot:
         slot = sequence.slot

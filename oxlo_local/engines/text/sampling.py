@@ -18,7 +18,9 @@ import numpy as np
 
 from oxlo_local.calls import Sampling, TokenLogprob, TopLogprob
 from oxlo_local.engines.text.draw import draw, draws
+from oxlo_local.engines.text.grammar import Guide
 from oxlo_local.engines.text.llama import F32, Llama, Row
+from oxlo_local.errors import BadRequest
 
 SEED_SPACE = 2**32 - 1  # libllama reads the largest value as "draw one"
 MIROSTAT_CANDIDATES = 100  # tokens that version 1 fits its curve to; llama.cpp's own number
@@ -33,12 +35,21 @@ class Vocabulary(Protocol):
 
 
 class Sampler:
-    """Draws one sequence's tokens. `slot` is where it is attached for backend sampling, None while it is not."""
+    """Draws one sequence's tokens, and scores them where `alternatives` is a number; a `guide` rules tokens out."""
 
     def __init__(
-        self, llama: Llama, sampling: Sampling, *, choice: int, prompt: list[int], logits: bool = False
+        self,
+        llama: Llama,
+        sampling: Sampling,
+        *,
+        choice: int,
+        prompt: list[int],
+        alternatives: int | None = None,
+        guide: Guide | None = None,
     ) -> None:
         self._llama = llama
+        self._alternatives = alternatives
+        self._guide = guide
         self._chain: object | None = None  # a pointer, owned
         self._attached: int | None = None
         seed = secrets.randbelow(SEED_SPACE) if sampling.seed is None else sampling.seed + choice
@@ -47,7 +58,8 @@ class Sampler:
         self._for_backend = (
             bool(llama.options.backend_sampling)
             and not self._greedy
-            and not logits
+            and alternatives is None
+            and guide is None
             and sampling.mirostat == 0
             and sampling.typical_p >= 1.0
         )
@@ -72,8 +84,26 @@ class Sampler:
             C.llama_set_sampler(self._llama.context, self._attached, None)
             self._attached, self._for_backend = None, False
 
-    def sample(self, row: Row) -> int:
-        """The token after `row`; the chain remembers it."""
+    def sample(self, row: Row) -> tuple[int, TokenLogprob | None]:
+        """The token after `row`, and its score by the model's own distribution; the chain remembers the token.
+
+        Raises BadRequest where the request's biases ban every token that its constraint allows.
+        """
+        if self._guide is None and self._alternatives is None:
+            return self._draw(row), None
+        logits = self._llama.logits(row)
+        own = logits
+        if self._guide is not None:
+            own = logits if self._alternatives is None else logits.copy()
+            self._guide.restrict(logits)
+        token = self._draw(row)
+        if self._guide is not None and not self._guide.allows(token):
+            raise BadRequest("'logit_bias' bans every token that the constraint allows.", param="logit_bias")
+        if self._alternatives is None:
+            return token, None
+        return token, logprob(self._llama, own, token, self._alternatives)
+
+    def _draw(self, row: Row) -> int:
         if self._greedy:
             return int(self._llama.logits(row).argmax())
         if self._random is not None:

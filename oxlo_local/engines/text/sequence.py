@@ -9,6 +9,7 @@ This file does no computing; the engine moves sequences through their states.
 from dataclasses import dataclass, field
 
 from oxlo_local.calls import Text, TextCall, TokenLogprob, Usage
+from oxlo_local.engines.text.grammar import Guide
 from oxlo_local.engines.text.output import TextOutput
 from oxlo_local.engines.text.prefix import Follow, Slot
 from oxlo_local.engines.text.sampling import Sampler
@@ -41,6 +42,7 @@ class Sequence:
     prompt_length: int
     limit: int  # tokens to generate at most
     output: TextOutput
+    guide: Guide | None = None  # of a constrained answer
     sampler: Sampler | None = None  # made when the sequence first gets a slot
     slot: Slot | None = None
     follow: Follow | None = None
@@ -63,6 +65,13 @@ class Sequence:
         """Echo with logprobs: each prompt token's row is wanted, so nothing can come from the cache."""
         call = self.request.call
         return call.echo and call.logprobs is not None and self.generated == 0
+
+    def accept(self, token: int) -> bool:
+        """Tell the guide of a constrained answer what was drawn; whether the answer is whole with it."""
+        if self.guide is None:
+            return False
+        self.guide.accept(token)
+        return self.guide.complete
 
     def feed(self, piece: bytes, logprob: TokenLogprob | None) -> Text | None:
         """Take a token's bytes; the Text that may leave now, if any."""

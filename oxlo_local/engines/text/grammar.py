@@ -1,0 +1,214 @@
+"""Constrained decoding: a grammar says which tokens may come next, and all others lose their logits.
+
+A `Guide` is one sequence's place in its grammar; it lives and is preempted with the sequence. Per token it costs two
+things. The mask (which tokens keep the text inside the grammar, one bit a token) is computed by llguidance beside the
+decode of the whole batch (`Grammars.beside`): neither holds the interpreter lock. Applying it to a row of logits is one
+pass over the row, in place, so that every sampler obeys it.
+
+A grammar is compiled beside the steps too, within SECONDS. Compilation cannot be interrupted: one that takes longer is
+refused and runs out on a thread of its own, of which there are few. llguidance's own limits bound what a token costs.
+
+llguidance raises nothing while a sequence runs: a matcher goes into an error state, which `restrict` looks for.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, grammar_from
+from numpy.typing import NDArray
+
+from oxlo_local.calls import Constraint
+from oxlo_local.engines.weights import Weights
+from oxlo_local.errors import OxloError, Unavailable, UnsupportedValue
+
+F32 = NDArray[np.float32]
+
+SECONDS = 1.0  # that a client waits for a compilation
+COMPILERS = 4  # compilations at once, those included that nobody waits for any more
+KEPT = 64  # compiled grammars
+# A space where JSON has room for one, or a line's indentation: with no limit, a lost model would write nothing else.
+SPACE = r"( |\n[ \t]{0,40})?"
+
+
+class Guide:
+    """Where one sequence is in its grammar. It stays out of the way until `begin`."""
+
+    def __init__(self, matcher: LLMatcher, n_vocab: int, param: str) -> None:
+        self._matcher = matcher
+        self._n_vocab = n_vocab
+        self._param = param
+        self._mask: NDArray[np.int32] = np.zeros((n_vocab + 31) // 32, np.int32)
+        self._known = False  # whether the mask is that of the next token
+        self._begun = False
+
+    def copy(self) -> "Guide":
+        """Another sequence's place at the same point."""
+        return Guide(self._matcher.deep_copy(), self._n_vocab, self._param)
+
+    def begin(self) -> None:
+        """From the next token on, the grammar holds: at the answer's start, or when the thinking ends."""
+        self._begun = True
+
+    @property
+    def begun(self) -> bool:
+        return self._begun
+
+    def look_ahead(self) -> None:
+        """Compute the next token's mask, if that has not been done."""
+        if self._begun and not self._known:
+            self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
+            self._known = True
+
+    def restrict(self, logits: F32) -> None:
+        """Set the logits, shape (n_vocab,), of all tokens that may not come next to -inf. Raises UnsupportedValue."""
+        if not self._begun:
+            return
+        self.look_ahead()
+        if self._matcher.is_error():
+            raise UnsupportedValue(
+                f"this constraint became too complex ({_first_line(self._matcher.get_error())}): simplify it",
+                param=self._param,
+            )
+        forbidden = np.unpackbits((~self._mask).view(np.uint8), count=self._n_vocab, bitorder="little")
+        np.copyto(logits, -np.inf, where=forbidden.view(np.bool_))
+
+    def allows(self, token: int) -> bool:
+        """Whether `token` may come next; asked between `restrict` and `accept`."""
+        return not self._begun or bool(self._mask[token >> 5] >> (token & 31) & 1)
+
+    def accept(self, token: int) -> None:
+        """Go on to the state after `token`."""
+        if self._begun:
+            self._matcher.consume_token(token)
+            self._known = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether the text is whole and no token can follow."""
+        return self._begun and self._matcher.is_stopped() and not self._matcher.is_error()
+
+
+class Grammars:
+    """Compiles constraints for one model's vocabulary, which is read into llguidance's form beside everything else."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+        self._masks = ThreadPoolExecutor(1, thread_name_prefix="masks")
+        self._tokenizer = self._masks.submit(_tokenizer, weights)
+        self._compilers = threading.Semaphore(COMPILERS)
+        self._kept: OrderedDict[tuple[str, str], LLMatcher] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def guide(self, constraint: Constraint) -> Guide:
+        """The constraint, compiled. Blocks, so it is called beside the steps; raises UnsupportedValue, Unavailable."""
+        key = (constraint.kind, constraint.text)
+        with self._lock:
+            matcher = self._kept.get(key)
+        if matcher is None:
+            matcher = self._compile(constraint)
+            with self._lock:
+                self._kept[key] = matcher
+                if len(self._kept) > KEPT:
+                    self._kept.popitem(last=False)
+        return Guide(matcher.deep_copy(), self._weights.n_vocab, constraint.param)
+
+    def _compile(self, constraint: Constraint) -> LLMatcher:
+        tokenizer = self._tokenizer.result()
+        if not self._compilers.acquire(timeout=SECONDS):
+            raise Unavailable("other constraints are being compiled: try again", param=constraint.param)
+        compiled: Future[LLMatcher] = Future()
+
+        def work() -> None:
+            try:
+                compiled.set_result(_matcher(constraint, tokenizer))
+            except BaseException as error:  # a panic in native code arrives as one
+                compiled.set_exception(error)
+            finally:
+                self._compilers.release()
+
+        threading.Thread(target=work, name="grammar", daemon=True).start()
+        try:
+            return compiled.result(SECONDS)
+        except OxloError:
+            raise
+        except TimeoutError:
+            why = f"it takes longer than {SECONDS:g} s to compile"
+        except BaseException as error:
+            why = _first_line(str(error))
+        raise UnsupportedValue(
+            f"this constraint cannot be enforced: {why}. Simplify it.", param=constraint.param
+        )
+
+    @contextmanager
+    def beside(self, guides: Sequence[Guide]) -> Iterator[None]:
+        """Compute the guides' masks on another thread while the block runs; both have ended when it is left."""
+        if not guides:
+            yield
+            return
+        ahead = self._masks.submit(_look_ahead, guides)
+        try:
+            yield
+        finally:
+            ahead.result()
+
+    def close(self) -> None:
+        """End the thread; the vocabulary may be freed afterwards."""
+        self._masks.shutdown()
+
+
+def _look_ahead(guides: Sequence[Guide]) -> None:
+    for guide in guides:
+        guide.look_ahead()
+
+
+def _tokenizer(weights: Weights) -> LLTokenizer:
+    """The vocabulary as llguidance wants it: control tokens are marked, so that no text can mean them."""
+    tokens = [
+        weights.piece(token) or b"\xff" + (weights.token_bytes(token) or b"[%d]" % token)
+        for token in range(weights.n_vocab)
+    ]
+    ends = [weights.eos, *sorted(weights.eog - {weights.eos})] if weights.eos >= 0 else sorted(weights.eog)
+    # Its stub has forgotten this constructor.
+    made: LLTokenizer = LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]
+        tokens=tokens,
+        vocab_ptr=weights.vocab,
+        tokenize_fptr=weights.tokenize_address,
+        eos_token=ends,
+        slices=None,
+    )
+    return made
+
+
+def _matcher(constraint: Constraint, tokenizer: LLTokenizer) -> LLMatcher:
+    """A matcher at the beginning of its grammar, the first mask computed. Raises ValueError with the reason."""
+    match constraint.kind:
+        case "json_schema":
+            grammar = LLMatcher.grammar_from_json_schema(
+                constraint.text,
+                overrides={"whitespace_pattern": SPACE, "lenient": False, "coerce_one_of": False},
+            )
+        case "regex":
+            grammar = LLMatcher.grammar_from_regex(constraint.text)
+        case "grammar":
+            grammar = grammar_from("grammar", constraint.text)
+    matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LLParserLimits(verbose_errors=False))
+    if not matcher.is_error():
+        # A grammar without any sentence shows here, and a large one does its first, longest work.
+        matcher.compute_bitmask()
+    if matcher.is_error():
+        error = matcher.get_error()
+        raise ValueError("no text matches it" if "NoExtension" in error else error)
+    warnings = matcher.get_grammar_warnings()
+    if warnings:
+        raise ValueError(warnings[0])
+    return matcher
+
+
+def _first_line(text: str) -> str:
+    """What llguidance says, without the source that it quotes behind it."""
+    words = " ".join(text.split("\n<")[0].split())
+    return words[:300].rstrip(".")

@@ -1,0 +1,76 @@
+"""Calls on their way in: what is quick is read at once, the rest on threads beside the steps.
+
+A megabyte of prompt takes longer than a step to render and tokenise, and so may a grammar. Each has threads of its own,
+since one that waits for a compiler must not hold up one that only has to be read.
+"""
+
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+from oxlo_local.calls import TextCall
+from oxlo_local.engines.text.grammar import Grammars, Guide
+from oxlo_local.engines.text.reading import Prompt, Reader
+
+INLINE = 16_384  # characters of prompt that are read within the step, about a millisecond
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A call as the engine needs it: its prompts, and the guide that each choice gets a copy of."""
+
+    prompts: list[Prompt]
+    guide: Guide | None
+
+
+class Intake:
+    """The calls that are being read. Not for several threads at once."""
+
+    def __init__(self, reader: Reader, grammars: Grammars) -> None:
+        self._reader = reader
+        self._grammars = grammars
+        self._calls: dict[str, tuple[TextCall, Future[Reading]]] = {}
+        self._prompts = ThreadPoolExecutor(1, thread_name_prefix="prompts")
+        self._constrained = ThreadPoolExecutor(4, thread_name_prefix="constrained")
+
+    def take(self, call: TextCall) -> None:
+        """Begin to read a call."""
+        if call.constraint is not None:
+            future = self._constrained.submit(self._read, call)
+        elif Reader.size(call) > INLINE:
+            future = self._prompts.submit(self._read, call)
+        else:
+            future = Future()
+            try:
+                future.set_result(self._read(call))
+            except Exception as error:
+                future.set_exception(error)
+        self._calls[call.id] = (call, future)
+
+    def _read(self, call: TextCall) -> Reading:
+        guide = None if call.constraint is None else self._grammars.guide(call.constraint)
+        return Reading(self._reader.read(call), guide)
+
+    def arrived(self) -> list[tuple[TextCall, "Future[Reading]"]]:
+        """The calls that have been read since the last time; a future holds what was wrong with its call."""
+        done = [id for id, (_, future) in self._calls.items() if future.done()]
+        return [self._calls.pop(id) for id in done]
+
+    def cancel(self, id: str) -> bool:
+        """Forget a call; whether it was here."""
+        if id not in self._calls:
+            return False
+        self._calls.pop(id)[1].cancel()
+        return True
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def wait(self, seconds: float) -> None:
+        """Until all calls here have been read, or the time is up."""
+        wait([future for _, future in self._calls.values()], timeout=seconds)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._prompts.shutdown(cancel_futures=True)
+        self._constrained.shutdown(cancel_futures=True)
+        self._grammars.close()
