@@ -93,6 +93,16 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ledger_sync: Annotated[
         Literal["normal", "full"], about("normal survives kill -9, full a loss of power too")
     ] = "normal"
+    idempotency_hours: Annotated[
+        Interval, about("hours for which an Idempotency-Key is known and its answer kept")
+    ] = 24
+    idempotency_max_bytes: Annotated[
+        Annotated[int, Meta(ge=0)],
+        about("largest answer that is kept for a replay; 0 = none is, a retry is a 409"),
+    ] = 16 * 1024 * 1024
+    idempotency_total_bytes: Annotated[
+        Count, about("bytes of all kept answers together; beyond it the oldest are removed")
+    ] = 1024 * 1024 * 1024
     default_price_usd: Annotated[
         Decimal, about("price of a request to a local file that has no entry in models.toml")
     ] = Decimal("0.0010")
@@ -140,6 +150,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.home / "manifests"
 
     @property
+    def replays_dir(self) -> Path:
+        """One file for each answer that is kept under an Idempotency-Key."""
+        return self.home / "replays"
+
+    @property
     def serve_file(self) -> Path:
         """Written by a running `serve`, mode 0600: address, process id, admin token."""
         return self.home / "serve.json"
@@ -157,7 +172,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def content_paths(self) -> tuple[Path, ...]:
         """What may hold the words of users: `oxlo purge` removes these, and nothing else of ours may hold any."""
-        return (self.home / "outputs", self.home / "uploads", self.home / "replays", self.chat_history)
+        return (self.home / "outputs", self.home / "uploads", self.replays_dir, self.chat_history)
 
     def make_home(self) -> None:
         """Create the data folder, for this user's eyes only.

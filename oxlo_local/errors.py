@@ -9,7 +9,7 @@ Anything in the program raises one of these; exactly one place (`api/app.py`) tu
     ├── Forbidden 403           │   ├── RateLimitExceeded     ├── Unavailable 503
     ├── NotFound 404            │   └── QueueFull             │   ├── ModelNotLoaded, ModelDoesNotFit
     ├── MethodNotAllowed 405    ├── TooLarge 413              │   └── ShuttingDown, LedgerUnavailable
-    ├── Conflict 409            └── UnsupportedMediaType 415  └── TimedOut 504
+    ├── IdempotencyExpired 409  └── UnsupportedMediaType 415  └── TimedOut 504
 """
 
 from collections.abc import Sequence
@@ -48,6 +48,12 @@ class UnsupportedValue(BadRequest):
     """A known field at a value that this server does not honour."""
 
     code = "unsupported_value"
+
+
+class IdempotencyConflict(BadRequest):
+    """This Idempotency-Key has been used for another body."""
+
+    code = "idempotency_conflict"
 
 
 class UnknownParameter(BadRequest):
@@ -116,6 +122,14 @@ class MethodNotAllowed(OxloError):
     status = 405
     type = "invalid_request_error"
     code = "method_not_allowed"
+
+
+class IdempotencyExpired(OxloError):
+    """Answered and charged before, under this Idempotency-Key, and the answer is not kept; it is not run again."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "idempotency_expired"
 
 
 class TooLarge(OxloError):

@@ -44,13 +44,16 @@ class Caller:
 
 @dataclass(frozen=True)
 class RequestFacts:
-    """What the row says about the request besides its work. `units` are what the price is multiplied by."""
+    """What the row says about the request besides its work. `units` are what the price is multiplied by; `claim_id` is
+    that of its Idempotency-Key.
+    """
 
     request_id: str
     endpoint: str
     chain_id: str | None = None
     metadata: Mapping[str, str] | None = None
     units: int = 1
+    claim_id: str | None = None
 
 
 class Run:
@@ -143,6 +146,7 @@ class Inference:
             chain_id=request.chain_id,
             metadata=request.metadata,
             address_class=caller.address_class,
+            claim_id=request.claim_id,
         )
         with self._fleet.admit(resolved.model.id) as place:
             entry = await self._ledger.reserve(ask)

@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
-from oxlo_local import audit, instance
+from oxlo_local import audit, claims, instance
 from oxlo_local.allowance import Account, limits_of
 from oxlo_local.db import Connection, Database, SortableIds
 from oxlo_local.errors import LedgerUnavailable, OxloError, Standing
@@ -66,6 +66,7 @@ class Ask:
     metadata: Mapping[str, str] | None = None
     address_class: AddressClass = "loopback"
     job_id: str | None = None
+    claim_id: str | None = None  # of its Idempotency-Key
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,8 @@ class Ledger:
     async def reserve(self, ask: Ask) -> Entry:
         """Write an open row; when this returns, work may start.
 
-        Raises InsufficientQuota, RateLimitExceeded, Unauthorized (revoked or expired meanwhile), LedgerUnavailable.
+        Raises InsufficientQuota, RateLimitExceeded, Unauthorized (revoked or expired meanwhile), LedgerUnavailable,
+        Unavailable (another server has taken over its Idempotency-Key).
         """
         opened_ms = self._now_ms()
         draft = Entry(self._ids.next(opened_ms), ask.units, ask.unit_price_micros, opened_ms / 1000)
@@ -243,6 +245,8 @@ class Ledger:
         price = (entry.units, unit_price, entry.price_micros, version)
         origin = (ask.request_id, ask.chain_id, metadata, ask.address_class, ask.job_id)
         connection.execute(_RESERVE, (entry.id, opened_ms, self._own.name, *who, *price, *origin))
+        if ask.claim_id is not None:
+            claims.link(connection, ask.claim_id, entry.id)
         return entry
 
     async def settle(self, entry: Entry, outcome: Outcome, units: int | None = None) -> None:

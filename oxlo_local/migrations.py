@@ -216,4 +216,23 @@ LIMITS = Step(
     ),
 )
 
-STEPS: tuple[Step, ...] = (KEYS, ENTRIES, LIMITS)
+CLAIMS = Step(
+    4,
+    "claims",
+    (
+        # Idempotency-Keys. `scope` and `body` are SHA-256; `entry_id` is null until the row is reserved.
+        """
+        CREATE TABLE claims (
+            scope    BLOB PRIMARY KEY CHECK (length(scope) = 32),
+            body     BLOB NOT NULL CHECK (length(body) = 32),
+            id       TEXT NOT NULL UNIQUE,
+            instance TEXT NOT NULL,
+            at_ms    INTEGER NOT NULL,
+            entry_id TEXT
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX claims_by_time ON claims (at_ms)",
+    ),
+)
+
+STEPS: tuple[Step, ...] = (KEYS, ENTRIES, LIMITS, CLAIMS)

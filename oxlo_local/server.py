@@ -38,6 +38,7 @@ from oxlo_local.inference import Inference
 from oxlo_local.keys import Keys
 from oxlo_local.ledger import Ledger
 from oxlo_local.metrics import Metrics
+from oxlo_local.replays import Replays
 from oxlo_local.store import Store
 from oxlo_local.workers.supervisor import Fleet
 
@@ -71,7 +72,7 @@ async def serve(settings: Settings, models: Sequence[str]) -> int:
         async with ledger_of(settings) as (db, ledger):
             keys = Keys(db)
             await _first_key(settings, keys)
-            house = House(settings, keys, ledger, models)
+            house = House(settings, db, keys, ledger, models)
             return await house.live(listener, signals, began)
 
 
@@ -178,7 +179,9 @@ class Signals:
 class House:
     """All rooms of one server."""
 
-    def __init__(self, settings: Settings, keys: Keys, ledger: Ledger, names: Sequence[str]) -> None:
+    def __init__(
+        self, settings: Settings, db: Database, keys: Keys, ledger: Ledger, names: Sequence[str]
+    ) -> None:
         """Raises OxloError for a model that is not here or does not fit."""
         self.settings = settings
         self.catalogue = Catalogue.load(
@@ -192,6 +195,7 @@ class House:
         self.fleet = Fleet(settings, changed=self.progress.changed)
         self.inference = Inference(self.catalogue, ledger, self.fleet)
         self.ledger = ledger
+        self.replays = Replays(db, ledger.instance_id, settings)
         self.admin_token = secrets.token_urlsafe(32)
         self.draining = False
         self.rehearsed = False
@@ -205,6 +209,8 @@ class House:
             inference=self.inference,
             keys=keys,
             ledger=ledger,
+            replays=self.replays,
+            db=db,
             metrics=metrics,
             admin_token=self.admin_token,
             draining=lambda: self.draining,
@@ -292,11 +298,12 @@ class House:
         await self.fleet.drain(self.settings.drain_seconds)
 
     async def _sweep(self) -> None:
-        """Refund the rows of servers that died, and write what is owed, for as long as this one lives."""
+        """Refund the rows of servers that died, write what is owed, and forget what is over, as long as this one lives."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             try:
                 await self.ledger.sweep()
+                await self.replays.tidy()
             except LedgerUnavailable as error:
                 logger.error("the ledger cannot be swept: %s", error)
 

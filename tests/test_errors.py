@@ -14,6 +14,7 @@ CLASSES = [
 
 # Drawn by their parents' status alone.
 LEAVES_NOT_DRAWN = {
+    "IdempotencyConflict",
     "UnsupportedValue",
     "UnknownParameter",
     "ContextLengthExceeded",

@@ -24,7 +24,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from oxlo_local import log as logs
-from oxlo_local.api import admin, chat, completions, guard, models
+from oxlo_local.api import admin, chat, completions, guard, models, once
 from oxlo_local.api.exchange import SANE_ID, Exchange, State, exchange_of
 from oxlo_local.errors import (
     BadRequest,
@@ -91,7 +91,7 @@ class Guarded:
         self._endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Admit the caller, check the body's type, answer. Raises OxloError."""
+        """Admit the caller, check the body's type, answer, once for each Idempotency-Key. Raises OxloError."""
         endpoint, request = self._endpoint, Request(scope, receive, send)
         exchange = exchange_of(request)
         exchange.endpoint = endpoint.path
@@ -99,7 +99,14 @@ class Guarded:
             exchange.caller = await guard.admit(self._state, request, admin=endpoint.who == "admin")
         if endpoint.takes_json:
             guard.require_json(request)
-        answer = await endpoint.answer(self._state, request)
+        key = once.key_of(request)
+        if key is None:
+            await self._answer(scope, receive, send)
+        else:
+            await once.once(self._answer, self._state, key, scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = await self._endpoint.answer(self._state, Request(scope, receive, send))
         await answer(scope, receive, send)
 
 
@@ -126,6 +133,7 @@ _EXPOSED = (
     "openai-processing-ms",
     "x-oxlo-entry",
     "x-oxlo-price-usd",
+    "x-oxlo-replayed",
     "x-oxlo-warnings",
     "x-should-retry",
     "retry-after",
@@ -189,6 +197,8 @@ def _add_headers(headers: MutableHeaders, exchange: Exchange) -> None:
     if exchange.entry is not None:
         headers["x-oxlo-entry"] = exchange.entry.id
         headers["x-oxlo-price-usd"] = usd(exchange.entry.price_micros)
+    if exchange.repeated:
+        headers["x-oxlo-replayed"] = "true"
     if exchange.warnings:
         headers["x-oxlo-warnings"] = parts.warnings_header(exchange.warnings)
 

@@ -10,10 +10,12 @@ from starlette.types import Message
 
 from oxlo_local.catalogue import Catalogue
 from oxlo_local.config import Settings
+from oxlo_local.db import Database
 from oxlo_local.inference import Caller, Inference
 from oxlo_local.keys import Keys
 from oxlo_local.ledger import Entry, Ledger
 from oxlo_local.metrics import Metrics
+from oxlo_local.replays import Replays
 from oxlo_local.workers.supervisor import Fleet
 
 SANE_ID = re.compile(
@@ -41,6 +43,8 @@ class State:
     inference: Inference
     keys: Keys
     ledger: Ledger
+    replays: Replays
+    db: Database
     metrics: Metrics
     admin_token: str
     draining: Callable[[], bool]
@@ -60,6 +64,7 @@ class Exchange:
     entry: Entry | None = None
     warnings: list[str] = field(default_factory=list)
     output: bool = False  # the first of it has reached this process: from here on the request is paid for
+    repeated: bool = False  # an answer that was kept under the request's Idempotency-Key
     status: int = 0
     client_left: bool = False
     body_left: bool = False  # the client is still sending what nobody will read

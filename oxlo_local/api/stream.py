@@ -252,6 +252,7 @@ def facts_of(request: Request, metadata: Mapping[str, str] | None) -> RequestFac
         chain_id=chain,
         metadata=metadata,
         units=1,
+        claim_id=exchange.claim_id,
     )
 
 

@@ -28,6 +28,7 @@ from oxlo_local.inference import Inference
 from oxlo_local.keys import Keys
 from oxlo_local.ledger import Ledger
 from oxlo_local.metrics import Metrics
+from oxlo_local.replays import Replays
 from oxlo_local.server import HttpServer, Readers, http_config, ledger_of, listen, url_of
 from oxlo_local.workers.supervisor import Fleet, WorkerSpec
 
@@ -122,6 +123,8 @@ class Site:
             inference=Inference(models, ledger, self.fleet),
             keys=self.keys,
             ledger=ledger,
+            replays=Replays(db, ledger.instance_id, self.settings),
+            db=db,
             metrics=Metrics(self.fleet.status),
             admin_token=ADMIN_TOKEN,
             draining=lambda: self.draining,
