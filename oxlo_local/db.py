@@ -414,10 +414,14 @@ class Database:
         except sqlite3.Error as error:
             raise _explain(error, self.path) from error
 
-    async def check(self) -> None:
-        """Read the whole file and verify its structure. Raises LedgerUnavailable, with what to do, if it is damaged."""
+    async def check(self, *, constraints: bool = True) -> None:
+        """Read the whole file and verify its structure, and that its rows keep the CHECKs of their tables.
+
+        Raises LedgerUnavailable, with what to do, if it is damaged.
+        """
 
         def quick_check(connection: Connection) -> str:
+            connection.execute(f"PRAGMA ignore_check_constraints = {int(not constraints)}")
             return str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
 
         verdict = await self.read(quick_check)

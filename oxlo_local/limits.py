@@ -8,12 +8,12 @@ key's time zone, so a day has 23, 24 or 25 hours where clocks are changed; windo
 import difflib
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Annotated, Final, Literal, NamedTuple, get_args
+from typing import Annotated, Final, Literal, NamedTuple, TypeVar, get_args
 from zoneinfo import ZoneInfo, available_timezones
 
 import msgspec
@@ -286,3 +286,66 @@ def shown_expiry(limits: Limits) -> str:
 def shown_patterns(patterns: Sequence[str]) -> str:
     """Patterns for people; `all` without any."""
     return ", ".join(patterns) or "all"
+
+
+class Given(NamedTuple):
+    """Limits as somebody has written them: None = not mentioned, `none` = without this limit."""
+
+    prices: tuple[str, ...] = ()
+    plan: str | None = None
+    models: str | None = None
+    endpoints: str | None = None
+    budget: str | None = None
+    rate: str | None = None
+    daily: str | None = None
+    concurrency: str | None = None
+    expires: str | None = None
+    zone: str | None = None
+    tier: str | None = None
+
+
+NONE: Final = "none"
+T = TypeVar("T")
+
+
+def changed(limits: Limits, given: Given, now_ms: int) -> Limits:
+    """The limits with what is given put in; a plan first, so that the rest can differ from it. Raises BadRequest."""
+    if given.plan is not None:
+        limits = _on_plan(limits, given.plan)
+    zone = limits.zone if given.zone is None else read_zone(given.zone)
+    if given.tier is not None and given.tier not in TIERS:
+        raise BadRequest(f"no tier {given.tier!r}; there are {', '.join(TIERS)}")
+
+    def read(text: str | None, before: T, without: T, reader: Callable[[str], T]) -> T:
+        if text is None:
+            return before
+        return without if text.strip().lower() == NONE else reader(text)
+
+    prices = {} if NONE in given.prices else dict(limits.prices)
+    return Limits(
+        models=read(given.models, limits.models, (), read_patterns),
+        endpoints=read(given.endpoints, limits.endpoints, (), read_patterns),
+        budget=read(given.budget, limits.budget, None, read_budget),
+        rate=read(given.rate, limits.rate, None, read_rate),
+        daily=read(
+            given.daily, limits.daily, None, lambda text: read_count(text, "a number of requests a day")
+        ),
+        concurrency=read(
+            given.concurrency, limits.concurrency, None, lambda text: read_count(text, "a number of requests")
+        ),
+        expires_ms=read(given.expires, limits.expires_ms, None, lambda text: read_expiry(text, now_ms, zone)),
+        zone=zone,
+        tier=limits.tier if given.tier is None else given.tier,
+        prices=prices | read_prices(text for text in given.prices if text != NONE),
+        plan=limits.plan,
+    )
+
+
+def _on_plan(limits: Limits, name: str) -> Limits:
+    """Limits with a plan's numbers in the place of their own; `none` takes those of a plan away."""
+    if name == NONE:
+        return msgspec.structs.replace(limits, plan=None, daily=None, rate=None, tier="standard")
+    if name not in PLANS:
+        raise BadRequest(f"no plan {name!r}; there are {', '.join(PLANS)}")
+    plan = PLANS[name].limits
+    return msgspec.structs.replace(limits, plan=name, daily=plan.daily, rate=plan.rate, tier=plan.tier)

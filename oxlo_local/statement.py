@@ -23,7 +23,7 @@ PAGE: Final = 1000  # rows in memory at a time during an export
 _GROUPS: Final[dict[By, str]] = {
     "model": "model",
     "key": "key_id",
-    "day": "strftime('%Y-%m-%d', opened_ms / 1000, 'unixepoch')",
+    "day": "opened_ms / 86400000",
     "endpoint": "endpoint",
     "chain": "chain_id",
 }
@@ -140,8 +140,10 @@ _SUMS: Final = (
 async def summary(db: Database, by: By, period: Period = ALWAYS, key_id: str | None = None) -> list[Line]:
     """One line for each group, in order of its name; rows without a chain are left out of `by="chain"`."""
     group = _GROUPS[by]
+    # The name is made for each group, not for each row: a date costs more than all the sums.
+    name = "strftime('%Y-%m-%d', min(opened_ms) / 1000, 'unixepoch')" if by == "day" else group
     sql = (
-        f"SELECT {group}, {_SUMS} FROM entries WHERE id >= ? AND id < ? AND {group} IS NOT NULL"
+        f"SELECT {name}, {_SUMS} FROM entries WHERE id >= ? AND id < ? AND {group} IS NOT NULL"
         f"{'' if key_id is None else ' AND key_id = ?'} GROUP BY {group} ORDER BY {group}"
     )
     values = (*period.ids(), *(() if key_id is None else (key_id,)))

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from oxlo_local.db import Database
 from oxlo_local.errors import BadRequest, NotFound, Unauthorized
-from oxlo_local.keys import Keys, mint, well_formed
+from oxlo_local.keys import LONGEST_GRACE_MS, Keys, mint, well_formed
+from oxlo_local.limits import Limits
 from tests.conftest import Clock
 
 ALPHABET = string.ascii_letters + string.digits
@@ -185,3 +186,64 @@ async def test_of_servers_that_start_at_once_one_makes_the_first_key(db: Databas
     assert await Keys(other).verify(secret) == key
     await Keys(db).revoke("admin")
     assert await Keys(db).create_first("admin") is None  # a revoked key is a key that has been made
+
+
+# -- limits and rotation ----------------------------------------------------------------------------------------------
+
+
+async def test_limits_are_in_force_at_once_in_every_process(db: Database, other: Database) -> None:
+    key, secret = await Keys(db).create("laptop", limits=Limits(models=("a*",)))
+    assert (await Keys(other).verify(secret)).limits == Limits(models=("a*",))
+    changed = await Keys(other).limit(key.id, lambda limits: Limits(models=limits.models, rate=5))
+    assert changed.limits == (await Keys(db).verify(secret)).limits == Limits(models=("a*",), rate=5)
+    await Keys(db).revoke("laptop")
+    for change in (Keys(db).limit("laptop", lambda limits: limits), Keys(db).rotate("laptop", 0)):
+        with pytest.raises(BadRequest, match="has been revoked already"):
+            await change
+
+
+async def test_a_key_expires_to_the_millisecond(db: Database, clock: Clock) -> None:
+    keys = Keys(db, clock)
+    key, secret = await keys.create("laptop", limits=Limits(expires_ms=1_005_000))
+    clock.now = 1004.999
+    await keys.verify(secret)
+    clock.now = 1005.0
+    with pytest.raises(Unauthorized, match=f"key {key.id} has expired"):
+        await keys.verify(secret)
+
+
+async def test_old_secrets_are_valid_for_their_time_of_grace(db: Database, clock: Clock) -> None:
+    keys = Keys(db, clock)
+    key, first = await keys.create("laptop")
+    rotated, second = await keys.rotate("laptop", 10_000)
+    assert rotated.id == key.id and second.startswith(rotated.hint) and first != second
+    clock.advance(4)
+    _, third = await keys.rotate("laptop", 10_000)
+    for secret in (first, second, third):
+        assert (await keys.verify(secret)).id == key.id
+    clock.advance(6)
+    with pytest.raises(Unauthorized, match="unknown key"):
+        await keys.verify(first)
+    await keys.verify(second)
+    _, fourth = await keys.rotate("laptop", 0)
+    with pytest.raises(Unauthorized, match="unknown key"):
+        await keys.verify(third)
+    await keys.revoke("laptop")
+    for secret in (second, fourth):  # a revocation ends the old ones too
+        with pytest.raises(Unauthorized, match="has been revoked"):
+            await keys.verify(secret)
+
+
+@pytest.mark.parametrize("grace_ms", [-1, LONGEST_GRACE_MS + 1])
+async def test_a_grace_has_an_end(db: Database, grace_ms: int) -> None:
+    await Keys(db).create("laptop")
+    with pytest.raises(BadRequest, match="at most 90d"):
+        await Keys(db).rotate("laptop", grace_ms)
+
+
+async def test_a_secret_is_in_no_file_after_a_rotation_either(db: Database, path: Path) -> None:
+    _, first = await Keys(db).create("laptop")
+    _, second = await Keys(db).rotate("laptop", 1000)
+    stored = b"".join(file.read_bytes() for file in path.parent.iterdir() if file.is_file())
+    for secret in (first, second):
+        assert secret[9:].encode() not in stored

@@ -1,4 +1,4 @@
-"""`oxlo ledger`: what was asked, delivered and spent; read from the file, whether or not a server is running."""
+"""`oxlo ledger`: what was asked, delivered and spent; from the file, whether or not a server is running."""
 
 import re
 import time
@@ -36,6 +36,10 @@ def summary(
     until: Until = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
+    chart: Annotated[
+        bool | None,
+        typer.Option("--chart/--no-chart", help="Draw what was spent; by default in a terminal."),
+    ] = None,
 ) -> None:
     """Sum up the rows, by default for each model. Days are days of UTC.
 
@@ -43,9 +47,9 @@ def summary(
     """
     bounds = _bounds(since, until)
     _one_form(as_json, as_csv)
-    from oxlo_local.cli import accounts
+    from oxlo_local.cli import books
 
-    accounts.print_summary(by, bounds, as_json, as_csv)
+    books.print_summary(by, bounds, as_json, as_csv, chart)
 
 
 @app.command()
@@ -57,9 +61,9 @@ def show(
 
     Example:  oxlo ledger show e_1m83sv1v3nhjss4hs33p
     """
-    from oxlo_local.cli import accounts
+    from oxlo_local.cli import books
 
-    accounts.print_entry(entry, as_json)
+    books.print_entry(entry, as_json)
 
 
 @app.command()
@@ -75,9 +79,68 @@ def export(
     """
     bounds = _bounds(since, until)
     _one_form(as_json, as_csv)
-    from oxlo_local.cli import accounts
+    from oxlo_local.cli import books
 
-    accounts.export_rows(bounds, as_json)
+    books.export_rows(bounds, as_json)
+
+
+@app.command()
+def compare(since: Since = None, until: Until = None, as_json: AsJson = False) -> None:
+    """Say what the same traffic would have cost by the token elsewhere, and on the hosted flat plans.
+
+    Example:  oxlo ledger compare --since 30d
+    """
+    bounds = _bounds(since, until)
+    from oxlo_local.cli import books
+
+    books.print_comparison(bounds, as_json)
+
+
+@app.command()
+def credit(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="A key's id (k_…) or name.")],
+    amount: Annotated[str, typer.Argument(help="5usd; to take a credit back: -- -5usd")],
+    why: Annotated[str, typer.Option(help="The reason, which is kept.")],
+    entry: Annotated[
+        str | None, typer.Option(metavar="ID", help="The row that it makes good.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a key spend more in the current window of its budget. A row of its own: nothing is edited.
+
+    Example:  oxlo ledger credit ci 5usd --why "the outage of Monday"
+    """
+    from oxlo_local.cli import books
+
+    books.credit_key(key, amount, why, entry, as_json)
+
+
+@app.command()
+def audit(
+    since: Since = None,
+    key: Annotated[str | None, typer.Option(help="Of one key: its id or name.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List who changed what: keys, limits, prices, credits. --json prints one object a line.
+
+    Example:  oxlo ledger audit --since 30d
+    """
+    first, _ = _bounds(since, None)
+    from oxlo_local.cli import books
+
+    books.print_events(first, key, as_json)
+
+
+@app.command()
+def verify(as_json: AsJson = False) -> None:
+    """Check every row, sum and price in the ledger. Exit code 1 with what disagrees.
+
+    Example:  oxlo ledger verify
+    """
+    from oxlo_local.cli import books
+
+    if not books.print_verdict(as_json):
+        raise typer.Exit(1)
 
 
 def _one_form(as_json: bool, as_csv: bool) -> None:

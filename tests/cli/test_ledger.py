@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import json
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -40,7 +41,7 @@ def serving(home: Path) -> Iterator[str]:
         db.close()
 
 
-@pytest.mark.parametrize("command", ["summary", "show", "export"])
+@pytest.mark.parametrize("command", ["summary", "show", "export", "compare", "credit", "audit", "verify"])
 def test_every_command_has_help_with_an_example(shell: Shell, command: str) -> None:
     out, _ = shell.run("ledger", command, "--help")
     assert f"Example: oxlo ledger {command}" in " ".join(out.split())
@@ -55,6 +56,8 @@ def test_every_command_has_help_with_an_example(shell: Shell, command: str) -> N
         ("summary", "--since", "1h", "--until", "2h"),
         ("export", "--json", "--csv"),
         ("show",),
+        ("credit", "ci", "5usd"),
+        ("compare", "--since", "soon"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(shell: Shell, arguments: tuple[str, ...]) -> None:
@@ -129,3 +132,54 @@ def test_moments(text: str | None, seconds: float | None) -> None:
 def test_what_is_no_moment_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="is not a date or time"):
         moment(text, "--since", 1_000_000)
+
+
+def test_a_credit_is_written_down_and_verified(shell: Shell) -> None:
+    shell.run("keys", "create", "ci", "--budget", "1usd/day")
+    out, _ = shell.run("ledger", "credit", "ci", "5usd", "--why", "the outage of Monday", "--json")
+    credit = json.loads(out)
+    assert (credit["amount_usd"], credit["why"]) == ("5.0000", "the outage of Monday")
+    assert credit["who"].startswith("user ")
+    shell.run("ledger", "credit", "ci", "--why", "too much", "--", "-2usd")
+    out, _ = shell.run("keys", "show", "ci", "--json")
+    assert json.loads(out)["standings"][0]["remaining_usd"] == "4.0000"
+    _, err = shell.run("ledger", "credit", "ci", "0usd", "--why", "nothing", code=1)
+    assert err == "oxlo: a credit of nothing changes nothing\n"
+    _, err = shell.run("ledger", "credit", "ci", "1usd", "--why", "a row", "--entry", "e_nowhere", code=1)
+    assert "has no entry 'e_nowhere'" in err
+
+    out, _ = shell.run("ledger", "audit", "--key", "ci", "--json")
+    events = [json.loads(line) for line in out.splitlines()]
+    assert [event["action"] for event in events] == ["key_created", "credited", "credited"]
+    assert events[0]["detail"]["limits"]["budget"] == {"micros": 1_000_000, "per": "day"}
+    out, _ = shell.run("ledger", "audit")
+    assert "the outage of Monday" in out and "-2.0000" in out
+
+    out, _ = shell.run("ledger", "verify")
+    assert out == "all right: 0 rows, 1 kept sums, 2 credits\n"
+
+
+def test_a_ledger_that_is_wrong_is_exit_code_1_with_the_row(shell: Shell) -> None:
+    with serving(shell.home) as entry_id:
+        out, _ = shell.run("ledger", "verify", "--json")
+        assert json.loads(out) == {"right": True, "rows": 3, "sums": 1, "credits": 0, "faults": []}
+    connection = sqlite3.connect(shell.home / "ledger.db")
+    connection.execute("DROP TRIGGER entries_are_kept")
+    connection.execute("DELETE FROM entries WHERE id = ?", (entry_id,))
+    connection.commit()
+    connection.close()
+    out, err = shell.run("ledger", "verify", code=1)
+    assert "rows 1 to 1, written before it, are missing" in out
+    assert err.startswith("2 faults in 2 rows")
+    out, _ = shell.run("ledger", "verify", "--json", code=1)
+    assert json.loads(out)["right"] is False
+
+
+def test_a_comparison_prices_the_rows_of_a_period(shell: Shell) -> None:
+    with serving(shell.home):
+        out, _ = shell.run("ledger", "compare", "--since", "1h", "--json")
+        told = json.loads(out)
+        assert (told["requests"], told["flat_usd"]) == (1, "0.0001")
+        assert {offer["provider"] for offer in told["providers"]} >= {"together", "openrouter", "openai"}
+        out, _ = shell.run("ledger", "compare", "--until", "1h")
+        assert out.startswith("0 settled requests")
