@@ -24,20 +24,17 @@ from oxlo_local.limits import price_of
 
 Kind = Literal["chat", "embedding", "rerank", "speech", "image", "tts", "detection"]
 Engine = Literal["text", "speech", "image"]
+Pooling = Literal["cls", "mean", "last"]
 Status = Literal["confirmed", "memory", "unconfirmed"]
 
 # The kinds that have an endpoint.
-SERVED_KINDS: frozenset[Kind] = frozenset({"chat"})
+SERVED_KINDS: frozenset[Kind] = frozenset({"chat", "embedding", "rerank"})
 # What an engine imports in its worker. The extra that installs it has the engine's name.
 EXTRAS: dict[Engine, tuple[str, ...]] = {
     "text": ("llama_cpp",),
     "speech": ("faster_whisper",),
     "image": ("diffusers", "torch"),
 }
-_EMBEDDERS = frozenset(
-    {"bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert",
-     "gemma-embedding", "t5encoder"}
-)  # fmt: skip
 _PACKAGE = Path(__file__).parent
 _MICROS = 1_000_000
 _TYPICAL_KV = 65_536  # numbers a token, as in a 14 B model: for models whose shape nobody has written down
@@ -68,10 +65,11 @@ class Embedding(Struct, frozen=True, forbid_unknown_fields=True):
     """How an embedding model is used."""
 
     dimensions: int
-    pooling: Literal["cls", "mean", "last"]
+    pooling: Pooling
     normalize: bool = True
     query_prefix: str = ""
     document_prefix: str = ""
+    matryoshka: bool = False  # trained so that its first dimensions alone are an embedding too
 
 
 class Image(Struct, frozen=True, forbid_unknown_fields=True):
@@ -151,6 +149,11 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.title or self.id
 
     @property
+    def pooled(self) -> bool:
+        """Whether a text becomes one vector or score: another engine runs it than one that writes text."""
+        return self.kind in ("embedding", "rerank")
+
+    @property
     def price_micros(self) -> int:
         """The flat price of one request, in micro-dollars."""
         return micros(self.price_usd or Decimal(0))
@@ -180,7 +183,8 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         file cannot be read, or when the catalogue has no such build.
         """
         if self.path is not None and quant is None:
-            return gguf.geometry(gguf.read_header(self.path), gguf.size(gguf.whole(self.path)))
+            found = gguf.geometry(gguf.read_header(self.path), gguf.size(gguf.whole(self.path)))
+            return msgspec.structs.replace(found, pooled=self.pooled)
         quant = quant or self.default_quant
         build = self.files.get(quant or "")
         if build is None:
@@ -189,7 +193,12 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         shape, context = self.shape, self.context or 0
         if not (shape.layers and shape.kv_heads and shape.head_dim):
             return gguf.Geometry(
-                weights=build.bytes, layers=48, kv_per_token=_TYPICAL_KV, context=context, estimated=True
+                weights=build.bytes,
+                layers=48,
+                kv_per_token=_TYPICAL_KV,
+                context=context,
+                estimated=True,
+                pooled=self.pooled,
             )
         # Latent attention (one head, wider than any other) keeps one vector a token, not keys and values.
         vectors = 1 if shape.kv_heads == 1 and shape.head_dim > 512 else 2
@@ -203,6 +212,7 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             window_kv_per_token=sliding * per_layer,
             window=window,
             context=context,
+            pooled=self.pooled,
         )
 
 
@@ -384,14 +394,30 @@ def local_model(model_id: str, path: Path, price: Decimal) -> Model:
     """The model of a GGUF file that no models.toml mentions; its header says what it is."""
     header = gguf.read_header(path)
     title = header.values.get("general.name", "")
+    kind, embedding = kind_of(header), _embedding_of(header)
     return Model(
         id=model_id,
         path=path,
         title=str(title),
-        kind="embedding" if header.architecture in _EMBEDDERS else "chat",
+        kind=kind,
         price_usd=price,
         context=header.number("context_length", 0) or None,
+        embedding=embedding,
     )
+
+
+def kind_of(header: gguf.Header) -> Kind:
+    """What a file without an entry is for. A text model that says how to pool was made into an embedding model."""
+    if header.pooling == "rank":
+        return "rerank"
+    return "embedding" if header.pooling or header.architecture in gguf.ENCODERS else "chat"
+
+
+def _embedding_of(header: gguf.Header) -> Embedding | None:
+    if kind_of(header) != "embedding" or header.pooling is None:
+        return None
+    width = header.number("embedding_length_out", header.number("embedding_length", 0))
+    return Embedding(dimensions=width, pooling=msgspec.convert(header.pooling, Pooling))
 
 
 Table = dict[str, object]

@@ -106,6 +106,8 @@ def plan(name: str, geometry: Geometry, machine: Machine, options: TextOptions |
     Raises ModelDoesNotFit with the arithmetic, and with what would fit instead where something does.
     """
     options = options or TextOptions()
+    if geometry.pooled:  # its engine packs many texts into one sequence of steps
+        options = msgspec.structs.replace(options, parallel=1)
     found = _first(name, geometry, machine, options)
     if found is not None:
         return found
@@ -167,7 +169,7 @@ def _cheap(plan: Plan, machine: Machine, where: str) -> bool:
 
 def _roomier(plan: Plan, geometry: Geometry, machine: Machine, options: TextOptions, where: str) -> Plan:
     """The same plan with as much context as stays cheap, up to what the model was made for."""
-    if options.ctx is not None:
+    if options.ctx is not None or geometry.pooled:
         return plan
     while plan.ctx < geometry.context:
         ctx = min(2 * plan.ctx, geometry.context)
@@ -226,7 +228,8 @@ def _sized(name: str, geometry: Geometry, options: TextOptions, ctx: int, parall
     numbers = padded * geometry.kv_per_token + sliding * geometry.window_kv_per_token
     kv = int(pools * numbers * KV_BYTES[kv_type]) + parallel * geometry.state_bytes
     # f32 each: logits of a batch; about ten vectors of the model's width a token; one row of mask a token.
-    buffers = 4 * PHYSICAL_BATCH * (geometry.vocab + 10 * geometry.embd + padded)
+    batch, logits = (max(padded, PHYSICAL_BATCH), 0) if geometry.pooled else (PHYSICAL_BATCH, geometry.vocab)
+    buffers = 4 * batch * (logits + 10 * geometry.embd + padded)
     return Plan(
         model=name,
         weights=geometry.weights,

@@ -59,6 +59,11 @@ class Header(Struct, frozen=True):
         """Tokens in the vocabulary, 0 if unknown."""
         return self.lengths.get(_TOKENS, 0) or self.number("vocab_size", 0)
 
+    @property
+    def pooling(self) -> str | None:
+        """How one vector is made of a text's tokens: mean, cls, last, or rank for a score; None = not said."""
+        return _POOLINGS.get(self.number("pooling_type", 0))
+
     def number(self, key: str, default: int) -> int:
         """The integer under `{architecture}.{key}`."""
         value = self.values.get(f"{self.architecture}.{key}", default)
@@ -85,6 +90,14 @@ _SLIDING = {
 }
 
 
+# Encoders look at a whole text at once and keep nothing of it: the architectures of llama.cpp without a cache.
+ENCODERS = frozenset(
+    {"bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "modern-bert", "neo-bert", "eurobert",
+     "gemma-embedding", "t5encoder"}
+)  # fmt: skip
+_POOLINGS = {1: "mean", 2: "cls", 3: "last", 4: "rank"}  # llama.cpp's numbers
+
+
 class Geometry(Struct, frozen=True):
     """What a text model costs in memory: bytes of its files, numbers kept per token, sizes of its matrices.
 
@@ -102,6 +115,7 @@ class Geometry(Struct, frozen=True):
     embd: int = 4096
     context: int = 0  # the longest context that it was made for, 0 = not known
     estimated: bool = False  # from a catalogue without these numbers
+    pooled: bool = False  # a text becomes one vector: no logits, and all its tokens are computed at once
 
 
 def geometry(header: Header, weights: int) -> Geometry:
@@ -115,6 +129,7 @@ def geometry(header: Header, weights: int) -> Geometry:
     values = header.number("attention.value_length", head_dim)
     if header.number("attention.key_length_mla", 0):
         values = 0  # latent attention keeps one vector, of which the values are a part
+    cached = header.architecture not in ENCODERS
     window, windowed = _windows(header, layers)
     sliding = sum(count for count, slides in zip(kv_heads, windowed, strict=True) if slides)
     sliding_size = header.number("attention.key_length_swa", keys) + header.number(
@@ -123,13 +138,14 @@ def geometry(header: Header, weights: int) -> Geometry:
     return Geometry(
         weights=weights,
         layers=layers,
-        kv_per_token=(sum(kv_heads) - sliding) * (keys + values),
-        window_kv_per_token=sliding * sliding_size,
+        kv_per_token=(sum(kv_heads) - sliding) * (keys + values) if cached else 0,
+        window_kv_per_token=sliding * sliding_size if cached else 0,
         window=window,
         state_bytes=_state_bytes(header) * (sum(count == 0 for count in kv_heads) or layers),
         vocab=header.vocab_size,
         embd=embd,
         context=header.number("context_length", 0),
+        pooled=not cached or header.pooling is not None,
     )
 
 

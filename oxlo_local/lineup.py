@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from oxlo_local import fit
-from oxlo_local.calls import TextOptions
+from oxlo_local.calls import EmbeddingOptions, TextOptions
 from oxlo_local.catalogue import Catalogue, Model, servable
 from oxlo_local.config import Settings
 from oxlo_local.errors import UnsupportedValue
@@ -51,8 +51,24 @@ def specs(models: Sequence[Model], settings: Settings, machine: Machine) -> list
         given = laid_over(model.options, settings)
         plan = fit.plan(model.id, model.geometry(), machine, given)
         machine = fit.less(machine, plan)
-        found.append(WorkerSpec(model.id, model.engine, str(model.path), plan.options(given)))
+        options = plan.options(given)
+        if model.pooled:
+            found.append(WorkerSpec(model.id, "embedding", str(model.path), pooled(model, options)))
+        else:
+            found.append(WorkerSpec(model.id, model.engine, str(model.path), options))
     return found
+
+
+def pooled(model: Model, options: TextOptions) -> EmbeddingOptions:
+    """What the embedding engine has to know of a model and of the options for it."""
+    return EmbeddingOptions(
+        ctx=options.ctx,
+        batch=options.batch,
+        threads=options.threads,
+        gpu_layers=options.gpu_layers,
+        flash_attention=options.flash_attention,
+        pooling=model.embedding.pooling if model.embedding is not None else None,
+    )
 
 
 def laid_over(options: TextOptions, settings: Settings) -> TextOptions:

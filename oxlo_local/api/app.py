@@ -24,7 +24,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from oxlo_local import log as logs
-from oxlo_local.api import admin, chat, completions, guard, models, once
+from oxlo_local.api import admin, chat, completions, embeddings, guard, models, once, rerank
 from oxlo_local.api.exchange import SANE_ID, Exchange, State, exchange_of
 from oxlo_local.errors import (
     BadRequest,
@@ -65,6 +65,8 @@ ROUTES = (
     Endpoint("GET", "/v1/models/{model:path}", models.one),
     Endpoint("POST", "/v1/chat/completions", chat.create, takes_json=True),
     Endpoint("POST", "/v1/completions", completions.create, takes_json=True),
+    Endpoint("POST", "/v1/embeddings", embeddings.create, takes_json=True),
+    Endpoint("POST", "/v1/rerank", rerank.create, takes_json=True),
 )
 
 

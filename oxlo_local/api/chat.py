@@ -7,11 +7,11 @@ from starlette.requests import Request
 from oxlo_local import __version__
 from oxlo_local.api.body import decoded, read_body
 from oxlo_local.api.exchange import State, exchange_of
-from oxlo_local.api.stream import TextAnswer, facts_of
+from oxlo_local.api.stream import RunAnswer, facts_of
 from oxlo_local.protocol import chat, parts
 
 
-async def create(state: State, request: Request) -> TextAnswer:
+async def create(state: State, request: Request) -> RunAnswer:
     """Messages in, the assistant's turn out, streamed or whole."""
     exchange = exchange_of(request)
     settings = state.settings
@@ -20,7 +20,7 @@ async def create(state: State, request: Request) -> TextAnswer:
     asked, warnings = await decoded(decode, body)
     exchange.warnings += warnings
     id = parts.new_id("chatcmpl")
-    return TextAnswer(
+    return RunAnswer(
         state,
         exchange,
         facts_of(request, asked.metadata),

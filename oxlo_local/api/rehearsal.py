@@ -70,12 +70,23 @@ def _requests(state: State) -> Iterator[bytes]:
     for worker in state.fleet.status():
         if worker.state != "ready" or worker.facts is None:
             continue
+        if worker.facts.kind != "chat":
+            yield _pooled(worker.model, worker.facts.kind, admin)
+            continue
         asked = {"model": worker.model, "max_tokens": TOKENS}
         if worker.facts.chat:
             chat = {**asked, "messages": [{"role": "user", "content": WORDS}], "stream": True}
             yield _request("POST", "/v1/chat/completions", admin, msgspec.json.encode(chat))
         text = {**asked, "prompt": WORDS, "logprobs": 1}
         yield _request("POST", "/v1/completions", admin, msgspec.json.encode(text))
+
+
+def _pooled(model: str, kind: str, header: str) -> bytes:
+    """A request for a model that makes vectors or scores."""
+    if kind == "rerank":
+        asked: dict[str, object] = {"model": model, "query": WORDS, "documents": [WORDS]}
+        return _request("POST", "/v1/rerank", header, msgspec.json.encode(asked))
+    return _request("POST", "/v1/embeddings", header, msgspec.json.encode({"model": model, "input": WORDS}))
 
 
 def _request(method: str, path: str, header: str, body: bytes = b"") -> bytes:

@@ -21,15 +21,21 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from oxlo_local.api.exchange import SANE_ID, Exchange, State, exchange_of
-from oxlo_local.calls import Done, Event, Finished, Text, TextCall
-from oxlo_local.catalogue import Model
-from oxlo_local.errors import BadRequest, Cancelled, OxloError, ServerError
+from oxlo_local.calls import Call, Done, Event, Finished, Text
+from oxlo_local.catalogue import Kind, Model
+from oxlo_local.errors import BadRequest, Cancelled, OxloError, ServerError, UnsupportedValue
 from oxlo_local.inference import RequestFacts, Run
 from oxlo_local.metrics import Metrics
 from oxlo_local.protocol import parts
 
 log = logging.getLogger(__name__)
 
+# Where the models of a kind are asked.
+ENDPOINTS: dict[Kind, str] = {
+    "chat": "/v1/chat/completions or /v1/completions",
+    "embedding": "/v1/embeddings",
+    "rerank": "/v1/rerank",
+}
 READ_AHEAD = 64  # events taken but not yet written; beyond it the run's own queue holds and joins them
 
 _STREAM_HEADERS = [
@@ -160,8 +166,8 @@ class Pace:
             self._metrics.tokens(self._model, event.usage)
 
 
-class TextAnswer:
-    """The ASGI answer of a text endpoint: opens the run, writes what comes of it, closes it."""
+class RunAnswer:
+    """The ASGI answer of an endpoint that runs a model: opens the run, writes what comes of it, closes it."""
 
     def __init__(
         self,
@@ -170,9 +176,10 @@ class TextAnswer:
         request: RequestFacts,
         *,
         model: str,
-        call_for: Callable[[Model], TextCall],
+        call_for: Callable[[Model], Call],
         renderer_for: Callable[[Model], parts.Renderer],
-        streamed: bool,
+        streamed: bool = False,
+        kind: Kind = "chat",
     ) -> None:
         self._state = state
         self._exchange = exchange
@@ -181,6 +188,7 @@ class TextAnswer:
         self._call_for = call_for
         self._renderer_for = renderer_for
         self._streamed = streamed
+        self._kind = kind
         self._begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -220,9 +228,8 @@ class TextAnswer:
                         await self._write(send, data or _HEARTBEAT)
         raise ServerError("The answer ended without being complete.")
 
-    def _call(self, model: Model) -> TextCall:
-        if model.kind != "chat":
-            raise BadRequest(f"{model.id} is a model for {model.kind}; it writes no text.", param="model")
+    def _call(self, model: Model) -> Call:
+        require_kind(model, self._kind)
         return self._call_for(model)
 
     async def _write(self, send: Send, data: bytes) -> None:
@@ -236,6 +243,17 @@ class TextAnswer:
         headers = _STREAM_HEADERS if self._streamed else _whole_headers(data)
         end: Message = {"type": "http.response.body", "body": data, "more_body": False}
         return [end] if self._begun else [_start(headers), end]
+
+
+def require_kind(model: Model, kind: Kind) -> None:
+    """Raise UnsupportedValue where the model is of another kind than the endpoint serves."""
+    if model.kind != kind:
+        where = ENDPOINTS.get(model.kind)
+        hint = f"; ask for it at {where}" if where else ""
+        raise UnsupportedValue(
+            f"This endpoint serves models of kind {kind}, and {model.id} is of kind {model.kind}{hint}.",
+            param="model",
+        )
 
 
 def facts_of(request: Request, metadata: Mapping[str, str] | None) -> RequestFacts:

@@ -58,21 +58,7 @@ def decode(body: bytes, *, strict: bool, max_n: int = 128) -> tuple[CompletionRe
 
 def prompts_of(request: CompletionRequest) -> list[str | list[int]]:
     """The prompts one by one. Raises BadRequest for a mixed list or an empty list of tokens."""
-    prompt = request.prompt
-    if isinstance(prompt, str):
-        return [prompt]
-    kind = type(prompt[0])
-    for index, item in enumerate(prompt):
-        if type(item) is not kind:
-            raise BadRequest(
-                "'prompt' must be a string, a list of strings, a list of token ids, or a list of such lists.",
-                param=f"prompt[{index}]",
-            )
-        if item == []:
-            raise BadRequest("A list of token ids must not be empty.", param=f"prompt[{index}]")
-    if kind is int:
-        return [[token for token in prompt if isinstance(token, int)]]
-    return [item for item in prompt if not isinstance(item, int)]
+    return parts.texts_or_tokens(request.prompt, "prompt")
 
 
 def to_call(request: CompletionRequest, model_defaults: Mapping[str, float], id: str) -> TextCall:

@@ -132,6 +132,51 @@ COMPLETIONS: tuple[Field, ...] = (
 )
 
 
+_METADATA = Field(
+    "metadata", "extension", "up to 16 pairs, keys 64, values 512 characters; kept in the ledger row"
+)
+
+EMBEDDINGS: tuple[Field, ...] = (
+    Field(
+        "model",
+        "honoured",
+        "id, alias or near spelling, of kind embedding; the answer's `model` is the id that ran",
+    ),
+    Field(
+        "input",
+        "honoured",
+        "a string, strings, token ids, or lists of token ids: 1 to 2,048, none of them empty or longer than the "
+        "model's context; token ids are taken as they are, without the model's own marks around them",
+    ),
+    Field("encoding_format", "honoured", "`float` or `base64` (little-endian float32)"),
+    Field(
+        "dimensions",
+        "honoured",
+        "models with `matryoshka` in the catalogue: the first ones, made 1 long again; others: their own number",
+    ),
+    Field("user", "accepted", "callers are told apart by their keys"),
+    _METADATA,
+)
+
+RERANK: tuple[Field, ...] = (
+    Field("model", "extension", "id, alias or near spelling, of kind rerank"),
+    Field("query", "extension", "a string"),
+    Field(
+        "documents",
+        "extension",
+        "strings or objects with `text`: 1 to 2,048; with the query within the model's context",
+    ),
+    Field("top_n", "extension", "so many of the best; unset: all"),
+    Field("return_documents", "extension", "true: each result carries its document's text"),
+    Field("rank_fields", "neutral", "documents have one field, their text", (["text"],)),
+    Field("max_tokens_per_doc", "neutral", "nothing is cut"),
+    Field("max_chunks_per_doc", "neutral", "nothing is cut"),
+    Field("truncation", "neutral", "nothing is cut", (False,)),
+    Field("user", "accepted", "callers are told apart by their keys"),
+    _METADATA,
+)
+
+
 def _same(value: object, neutral: object) -> bool:
     """Equality as JSON has it: 1 and 1.0 are one number, `false` and 0 are two things."""
     return isinstance(value, bool) == isinstance(neutral, bool) and value == neutral

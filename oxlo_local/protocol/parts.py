@@ -149,10 +149,13 @@ class StreamOptions(Struct, frozen=True):
     include_obfuscation: bool | None = None
 
 
+ModelName = Annotated[str, Meta(min_length=1, max_length=512)]
+
+
 class TextRequest(Struct, frozen=True, kw_only=True):
     """The fields that chat and completions have in common; None = not given."""
 
-    model: Annotated[str, Meta(min_length=1, max_length=512)]
+    model: ModelName
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: _Fraction | None = None
     top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
@@ -201,7 +204,7 @@ def check_text_request(request: TextRequest, *, max_n: int) -> None:
         )
     stop_strings(request)
     token_biases(request)
-    _check_metadata(request.metadata)
+    check_metadata(request.metadata)
     one_of(request.repeat_penalty, request.repetition_penalty, "repeat_penalty", "repetition_penalty")
     one_of(request.mirostat, request.mirostat_mode, "mirostat", "mirostat_mode")
 
@@ -211,6 +214,24 @@ def one_of(first: T | None, second: T | None, first_name: str, second_name: str)
     if first is not None and second is not None and first != second:
         raise BadRequest(f"'{first_name}' and '{second_name}' differ; send one of them.", param=second_name)
     return second if first is None else first
+
+
+def texts_or_tokens(value: str | list[str | int | list[int]], name: str) -> list[str | list[int]]:
+    """A text, texts, token ids or lists of token ids, one by one. Raises BadRequest for a mixed or empty list."""
+    if isinstance(value, str):
+        return [value]
+    kind = type(value[0])
+    for index, item in enumerate(value):
+        if type(item) is not kind:
+            raise BadRequest(
+                f"'{name}' must be a string, a list of strings, a list of token ids, or a list of such lists.",
+                param=f"{name}[{index}]",
+            )
+        if item == []:
+            raise BadRequest("A list of token ids must not be empty.", param=f"{name}[{index}]")
+    if kind is int:
+        return [[token for token in value if isinstance(token, int)]]
+    return [item for item in value if not isinstance(item, int)]
 
 
 def stop_strings(request: TextRequest) -> list[str]:
@@ -237,7 +258,8 @@ def token_biases(request: TextRequest) -> dict[int, float]:
     return biases
 
 
-def _check_metadata(metadata: dict[str, str] | None) -> None:
+def check_metadata(metadata: dict[str, str] | None) -> None:
+    """Raise BadRequest for more or longer pairs than a row keeps."""
     if metadata is None:
         return
     if len(metadata) > 16:

@@ -71,7 +71,8 @@ class Pooled(Weights):
         params.n_seq_max = self.sequences
         params.n_threads = params.n_threads_batch = options.threads or default_threads()
         params.embeddings = True
-        params.pooling_type = POOLING[options.pooling]
+        said = self.meta(f"{self.meta('general.architecture')}.pooling_type")
+        params.pooling_type = POOLING[options.pooling if said in (None, "0") else None]
         params.kv_unified = True  # a sequence may fill the whole step
         params.flash_attn_type = FLASH_ATTENTION[options.flash_attention]
         params.no_perf = True
