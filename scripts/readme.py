@@ -39,6 +39,8 @@ MAP: tuple[tuple[str, tuple[str, ...]], ...] = (
             "ledger.py",
             "statement.py",
             "audit.py",
+            "claims.py",
+            "replays.py",
             "instance.py",
             "db.py",
             "migrations.py",
