@@ -67,6 +67,11 @@ class Run:
         self.warnings = warnings
         self._stream = stream
 
+    @property
+    def has_output(self) -> bool:
+        """Whether output has reached this process: from then on a client that leaves pays."""
+        return self._stream.first_output_at is not None
+
     def __aiter__(self) -> "Run":
         return self
 

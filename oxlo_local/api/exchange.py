@@ -11,7 +11,7 @@ from starlette.types import Message
 from oxlo_local.catalogue import Catalogue
 from oxlo_local.config import Settings
 from oxlo_local.db import Database
-from oxlo_local.inference import Caller, Inference
+from oxlo_local.inference import Caller, Inference, Run
 from oxlo_local.keys import Keys
 from oxlo_local.ledger import Entry, Ledger
 from oxlo_local.metrics import Metrics
@@ -61,9 +61,9 @@ class Exchange:
     endpoint: str = "other"  # path of the route, never the path that was asked for
     caller: Caller | None = None
     model: str = ""  # id that runs
+    run: Run | None = None
     entry: Entry | None = None
     warnings: list[str] = field(default_factory=list)
-    output: bool = False  # the first of it has reached this process: from here on the request is paid for
     repeated: bool = False  # an answer that was kept under the request's Idempotency-Key
     status: int = 0
     client_left: bool = False

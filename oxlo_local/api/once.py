@@ -110,7 +110,8 @@ class Turn:
         """The request's next message. Raises Repeated, IdempotencyConflict, IdempotencyExpired, LedgerUnavailable."""
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            if self._claim is not None and self._exchange.output:
+            run = self._exchange.run
+            if self._claim is not None and run is not None and run.has_output:
                 self._exchange.client_left = True
                 await asyncio.Event().wait()  # until the endpoint has its answer, and listens no longer
             return message

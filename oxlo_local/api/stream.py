@@ -150,8 +150,6 @@ class Pace:
 
     def see(self, event: Event) -> None:
         """Note an event at the moment it comes."""
-        if isinstance(event, Text | Finished):
-            self._exchange.output = True
         if isinstance(event, Text):
             now = time.perf_counter()
             before = self._last.get(event.choice)
@@ -212,7 +210,7 @@ class RunAnswer:
         assert caller is not None
         opened = state.inference.open(self._call, model=self._model, caller=caller, request=self._request)
         async with opened as run:
-            exchange.entry, exchange.model = run.entry, run.model.id
+            exchange.run, exchange.entry, exchange.model = run, run.entry, run.model.id
             exchange.warnings += run.warnings
             renderer = self._renderer_for(run.model)
             pace = Pace(state.metrics, exchange, run.model.id)
