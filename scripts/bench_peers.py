@@ -49,7 +49,6 @@ MADE = ("150m", "0.5b", "8b", "32b")
 NUMBERS = (1, 8, 16, 32)
 STORIES = ROOT.parent / "shared" / "models" / "stories260K.gguf"
 DEMO = ROOT / "oxlo_local" / "embedded" / "oxlo-demo.gguf"
-FLOOR_EVERY = 1  # rounds
 
 
 @dataclass
@@ -199,13 +198,13 @@ class Race:
         for turn in range(load.turns):
             order = racers if (number + turn) % 2 == 0 else list(reversed(racers))
             for racer in order:
-                with turn_of(racer) as weather:
+                with turn_of(racer, look=load.turns == 1) as weather:
                     told[racer.name].append(asyncio.run(load.run(racer, track, f"{number}.{turn}")))
                 worst[racer.name] = max(worst[racer.name], weather.foreign)
                 if load.turns == 1:
                     say(weather_line(load.name, racer.name, number, weather, told[racer.name][-1]))
         bare: dict[str, float] = {}
-        if isinstance(load, Clients) and self.other.floor is not None and number % FLOOR_EVERY == 0:
+        if isinstance(load, Clients) and self.other.floor is not None:
             bare = floor.run(self.other, shape, track.sizes, load.clients, self.on)
         ours, theirs = (merge(told[racer.name]) for racer in racers)
         return Turn(ours, theirs, bare, (worst[racers[0].name], worst[racers[1].name]))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from oxlo_local import bench
 from oxlo_local.bench import Sample
 from oxlo_local.stream_connection import StreamConnection
-from race.asking import PATIENCE, checked, many, milliseconds, one, prompts
+from race.asking import PATIENCE, checked, first_token, many, milliseconds, one, prompts
 from race.loads import Figures, Track, last_chunk, spread
 from race.racers import Racer
 from race.ratios import Bar
@@ -49,8 +49,8 @@ class Beside:
             for tokens in (sizes.long, sizes.long // 2)
         ]
         long, shorts = await self._together(racer, track, seed)
-        first = long.arrivals[0]
-        ttfts = milliseconds(each.arrivals[0] - each.asked for each in shorts if each.asked < first)
+        first = first_token(long)
+        ttfts = milliseconds(first_token(each) - each.asked for each in shorts if each.asked < first)
         gaps = milliseconds(
             later - earlier
             for each in shorts
@@ -70,7 +70,7 @@ class Beside:
         """Gaps of the short ones among themselves, from the moment when all have begun."""
         texts = prompts(track.scale, f"quiet {seed}", track.sizes.prompt, self.clients)
         round_ = await many(racer, [track.voice.ask(text, SHORT_ANSWER) for text in texts], self.clients)
-        begun = max(sample.arrivals[0] for sample in round_.samples)
+        begun = max(first_token(sample) for sample in round_.samples)
         gaps = milliseconds(
             later - earlier
             for sample in round_.samples
@@ -82,7 +82,7 @@ class Beside:
     async def _long_ttft(self, racer: Racer, track: Track, seed: str, tokens: int) -> float:
         (text,) = prompts(track.scale, f"alone {seed}", tokens, 1)
         sample = await one(racer, track.voice.ask(text, 1))
-        return 1000 * (sample.arrivals[0] - sample.asked)
+        return 1000 * (first_token(sample) - sample.asked)
 
     async def _together(self, racer: Racer, track: Track, seed: str) -> tuple[Sample, list[Sample]]:
         (text,) = prompts(track.scale, f"long {seed}", track.sizes.long, 1)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from oxlo_local import bench
 from oxlo_local.bench import Round, Scale
-from race.asking import Voice, many, one, prompts
+from race.asking import Voice, first_token, many, one, prompts
 from race.racers import Racer
 from race.ratios import Bar
 
@@ -136,8 +136,8 @@ class FirstToken:
         (text,) = prompts(track.scale, f"first {seed}", track.sizes.prompt, 1)
         new, again = [await one(racer, track.voice.ask(text, 2)) for _ in range(2)]
         return {
-            "ttft_new": 1000 * (new.arrivals[0] - new.asked),
-            "ttft_again": 1000 * (again.arrivals[0] - again.asked),
+            "ttft_new": 1000 * (first_token(new) - new.asked),
+            "ttft_again": 1000 * (first_token(again) - again.asked),
             "cached_tokens": again.usage.cached_tokens,
         }
 

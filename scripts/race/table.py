@@ -100,6 +100,8 @@ def demanded(bar: Bar) -> str:
 
 def verdict(found: Verdict) -> str:
     """Held or not."""
+    if found.estimate is None:
+        return "" if found.bar.value is None else "NO FIGURE"
     word = {None: "", True: "holds", False: "MISSED"}[found.holds]
     return f"{word}, unsure" if found.unsure else word
 
@@ -113,7 +115,7 @@ def show(report: Report) -> None:
         console.print(f"every length times {report.scale:g}: a trial, no measurement", style="yellow")
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for head in ("load", "figure", "ours", "other", "ratio or difference", "bar", "", "others' CPU"):
-        table.add_column(head, overflow="fold")
+        table.add_column(head, overflow="fold", no_wrap=head == "figure")
     for row in report.rows:
         if row.failed:
             table.add_row(row.load, row.failed, "", "", "", "", "FAILED", "")
