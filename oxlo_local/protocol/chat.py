@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 from oxlo_local.calls import Done, Event, Failed, Finished, Message, Started, Text, TextCall, TokenLogprob
 from oxlo_local.errors import BadRequest, UnsupportedValue
 from oxlo_local.protocol import parts
+from oxlo_local.protocol.constraints import constraint_of, unknown_members
 from oxlo_local.protocol.fields import CHAT, refuse_unhonoured
 
 _KNOWN = frozenset(field.name for field in CHAT)
@@ -80,6 +81,7 @@ def _unknown(members: Mapping[str, object]) -> list[str]:
     options = members.get("stream_options")
     if isinstance(options, dict):
         paths += parts.unknown_names(options, _STREAM_FIELDS, "stream_options.")
+    paths += unknown_members(members)
     messages = members.get("messages")
     for index, message in enumerate(messages if isinstance(messages, list) else ()):
         if not message.keys() <= _MESSAGE_FIELDS:
@@ -154,6 +156,7 @@ def to_call(request: ChatRequest, model_defaults: Mapping[str, float], id: str) 
         n=request.choices_each,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         truncate=request.truncation == "auto",
+        constraint=constraint_of(request),
     )
 
 

@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 from oxlo_local.calls import Done, Event, Failed, Finished, Started, Text, TextCall, TokenLogprob
 from oxlo_local.errors import BadRequest, UnsupportedValue
 from oxlo_local.protocol import parts
+from oxlo_local.protocol.constraints import constraint_of, unknown_members
 from oxlo_local.protocol.fields import COMPLETIONS, refuse_unhonoured
 
 _KNOWN = frozenset(field.name for field in COMPLETIONS)
@@ -53,6 +54,7 @@ def decode(body: bytes, *, strict: bool, max_n: int = 128) -> tuple[CompletionRe
     unknown = parts.unknown_names(members, _KNOWN)
     if isinstance(options, dict):
         unknown += parts.unknown_names(options, _STREAM_FIELDS, "stream_options.")
+    unknown += unknown_members(members)
     return request, parts.warn_unknown(unknown, _KNOWN, strict=strict)
 
 
@@ -74,6 +76,7 @@ def to_call(request: CompletionRequest, model_defaults: Mapping[str, float], id:
         logprobs=request.logprobs,
         echo=bool(request.echo),
         truncate=request.truncation == "auto",
+        constraint=constraint_of(request),
     )
 
 

@@ -58,6 +58,12 @@ _SAMPLING = (
 )
 
 _EXTENSIONS = (
+    Field(
+        "guided_json", "extension", "a JSON Schema, as an object or as text; as `response_format` json_schema"
+    ),
+    Field("guided_regex", "extension", "the whole answer matches it; up to 16,384 characters"),
+    Field("guided_choice", "extension", "a list of strings, one of which is the answer"),
+    Field("guided_grammar", "extension", "GBNF, or Lark as llguidance reads it; up to 16,384 characters"),
     Field("top_k", "extension", "0 or -1: all tokens"),
     Field("min_p", "extension", "0 to 1"),
     Field("typical_p", "extension", "0 to 1; 1 is off"),
@@ -97,7 +103,12 @@ CHAT: tuple[Field, ...] = (
     Field("prompt_cache_options", "neutral", "prefix reuse is automatic", ({}, {"mode": "implicit"})),
     Field("store", "neutral", "answers are not kept", (False,)),
     Field("service_tier", "neutral", "there is one tier", ("auto", "default")),
-    Field("response_format", "neutral", "no constrained output yet", ({"type": "text"},)),
+    Field(
+        "response_format",
+        "honoured",
+        "text, json_object, json_schema: enforced while the answer is written, with or without `strict`; a schema that "
+        "cannot be is a 400 that names the keyword",
+    ),
     Field("modalities", "neutral", "text only", (["text"],)),
     Field("tools", "neutral", "no tool calls yet", ([],)),
     Field("tool_choice", "neutral", "no tool calls yet", ("none", "auto")),
@@ -127,6 +138,7 @@ COMPLETIONS: tuple[Field, ...] = (
     Field("best_of", "honoured", "1, or equal to `n`: nothing is thrown away"),
     *_SAMPLING,
     Field("user", "accepted", "callers are told apart by their keys"),
+    Field("response_format", "extension", "as in chat"),
     Field("metadata", "extension", "up to 16 pairs, keys 64, values 512 characters; kept in the ledger row"),
     *_EXTENSIONS,
 )
@@ -174,6 +186,26 @@ RERANK: tuple[Field, ...] = (
     Field("truncation", "neutral", "nothing is cut", (False,)),
     Field("user", "accepted", "callers are told apart by their keys"),
     _METADATA,
+)
+
+
+_MODEL_OR_ONLY = Field("model", "extension", "id, alias or near spelling; unset: the only one that runs")
+
+TOKENIZE: tuple[Field, ...] = (
+    _MODEL_OR_ONLY,
+    Field("content", "extension", "the text"),
+    Field("add_special", "extension", "true: with the tokens that the model wants around a text"),
+    Field("parse_special", "extension", "false: markers in the text are plain text"),
+    Field(
+        "with_pieces",
+        "extension",
+        "true: each token with its text, or its bytes where they are no whole character",
+    ),
+)
+
+DETOKENIZE: tuple[Field, ...] = (
+    _MODEL_OR_ONLY,
+    Field("tokens", "extension", "token ids"),
 )
 
 

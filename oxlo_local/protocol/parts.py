@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 
 from oxlo_local.calls import Event, Sampling, Usage
 from oxlo_local.errors import BadRequest, OxloError, UnknownParameter, UnsupportedValue
+from oxlo_local.protocol.constraints import ConstrainedRequest, constraint_of
 
 T = TypeVar("T")
 
@@ -152,7 +153,7 @@ class StreamOptions(Struct, frozen=True):
 ModelName = Annotated[str, Meta(min_length=1, max_length=512)]
 
 
-class TextRequest(Struct, frozen=True, kw_only=True):
+class TextRequest(ConstrainedRequest, frozen=True, kw_only=True):
     """The fields that chat and completions have in common; None = not given."""
 
     model: ModelName
@@ -204,6 +205,7 @@ def check_text_request(request: TextRequest, *, max_n: int) -> None:
         )
     stop_strings(request)
     token_biases(request)
+    constraint_of(request)
     check_metadata(request.metadata)
     one_of(request.repeat_penalty, request.repetition_penalty, "repeat_penalty", "repetition_penalty")
     one_of(request.mirostat, request.mirostat_mode, "mirostat", "mirostat_mode")
