@@ -124,6 +124,7 @@ class Account:
                 f"key {self.key_id} has {reached.limit} requests under way, all that it may have at once",
                 retry_after=BUSY_RETRY,
                 standings=standings,
+                price_micros=price_micros,
             )
         if reached.kind == "rate":
             wait = self._until_one_leaves(reached.limit)
@@ -131,6 +132,7 @@ class Account:
                 f"key {self.key_id} may make {reached.limit} requests a minute; the next one in {wait:.3f} s",
                 retry_after=wait,
                 standings=standings,
+                price_micros=price_micros,
             )
         what = f"key {self.key_id} has made the {reached.limit} requests that it may make a day"
         if reached.kind == "budget":
@@ -140,7 +142,9 @@ class Account:
             )
         again = "" if reached.reset is None else f"; it is whole again at {self._moment(reached.reset)}"
         raise InsufficientQuota(
-            f"{what}{again}. An admin can raise it with `oxlo keys limit`", standings=standings
+            f"{what}{again}. An admin can raise it with `oxlo keys limit`",
+            standings=standings,
+            price_micros=price_micros,
         )
 
     def _until_one_leaves(self, rate: int) -> float:

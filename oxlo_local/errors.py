@@ -163,7 +163,9 @@ class Standing:
 
 
 class TooManyRequests(OxloError):
-    """A limit that was reached; the leaves say which. `standings` are the limits of the key, where it has any."""
+    """A limit that was reached; the leaves say which. `standings` are the limits of the key, where it has any, and
+    `price_micros` is what the request would have cost.
+    """
 
     status = 429
     type = "rate_limit_error"
@@ -177,9 +179,11 @@ class TooManyRequests(OxloError):
         param: str | None = None,
         retry_after: float | None = None,
         standings: Sequence[Standing] = (),
+        price_micros: int = 0,
     ) -> None:
         super().__init__(message, param=param, retry_after=retry_after)
         self.standings = tuple(standings)
+        self.price_micros = price_micros
 
 
 class RateLimitExceeded(TooManyRequests):

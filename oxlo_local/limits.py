@@ -55,6 +55,11 @@ class Limits(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
     prices: dict[str, Money] = {}
     plan: str | None = None  # the preset that it was made from
 
+    @property
+    def counted(self) -> bool:
+        """Whether requests or money of this key are counted over a time."""
+        return any(each is not None for each in (self.budget, self.rate, self.daily))
+
     def permit(self, model: str, endpoint: str) -> None:
         """Raises ModelNotAllowed for a model or an endpoint that the key was not made for."""
         if self.models and not any(fnmatchcase(model, pattern) for pattern in self.models):

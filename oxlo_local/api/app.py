@@ -24,7 +24,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from oxlo_local import log as logs
-from oxlo_local.api import admin, chat, completions, embeddings, guard, models, once, rerank
+from oxlo_local.api import admin, chat, completions, embeddings, guard, models, once, rerank, standing, tokens
 from oxlo_local.api.exchange import SANE_ID, Exchange, State, exchange_of
 from oxlo_local.errors import (
     BadRequest,
@@ -33,6 +33,7 @@ from oxlo_local.errors import (
     NotFound,
     OxloError,
     ServerError,
+    TooManyRequests,
     Unauthorized,
 )
 from oxlo_local.ledger import usd
@@ -67,6 +68,9 @@ ROUTES = (
     Endpoint("POST", "/v1/completions", completions.create, takes_json=True),
     Endpoint("POST", "/v1/embeddings", embeddings.create, takes_json=True),
     Endpoint("POST", "/v1/rerank", rerank.create, takes_json=True),
+    Endpoint("POST", "/tokenize", tokens.tokenize, takes_json=True),
+    Endpoint("POST", "/detokenize", tokens.detokenize, takes_json=True),
+    Endpoint("POST", "/apply-template", tokens.apply_template, takes_json=True),
 )
 
 
@@ -139,6 +143,10 @@ _EXPOSED = (
     "x-oxlo-warnings",
     "x-should-retry",
     "retry-after",
+    "retry-after-ms",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
 )
 
 
@@ -148,6 +156,7 @@ class Frame:
     def __init__(self, app: ASGIApp, state: State, log_level: int) -> None:
         self._app = app
         self._metrics = state.metrics
+        self._ledger = state.ledger
         self._log_level = log_level
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -163,7 +172,9 @@ class Frame:
         async def framed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                _add_headers(MutableHeaders(scope=message), exchange)
+                headers = MutableHeaders(scope=message)
+                _add_headers(headers, exchange)
+                headers.update(await self._standing(exchange))
             await send(message)
 
         self._metrics.request_started()
@@ -173,6 +184,21 @@ class Frame:
             log.exception("a request failed")
         finally:
             self._finish(scope, exchange)
+
+    async def _standing(self, exchange: Exchange) -> dict[str, str]:
+        """What is left of the key's limits now; as its row or its refusal found it, where there is one."""
+        caller, entry, refusal = exchange.caller, exchange.entry, exchange.refusal
+        if caller is None or not caller.limits.counted:
+            return {}
+        if refusal is not None:
+            return standing.headers_of(refusal.standings, refusal.price_micros)
+        price = 0 if entry is None else entry.price_micros
+        if entry is not None and entry.standings and exchange.status < 400:
+            return standing.headers_of(entry.standings, price)
+        try:
+            return standing.headers_of(await self._ledger.standings(caller.key_id), price)
+        except OxloError:  # a ledger in trouble, a key just revoked: the answer is what it is
+            return {}
 
     def _finish(self, scope: Scope, exchange: Exchange) -> None:
         status = Cancelled.status if exchange.client_left or not exchange.status else exchange.status
@@ -215,6 +241,8 @@ def error_response(error: OxloError, kind: type[Response] = Response) -> Respons
     headers = {}
     if error.retryable:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after or 1)))
+        if error.retry_after:  # the same to the millisecond, for clients that read it: OpenAI's do
+            headers["retry-after-ms"] = str(math.ceil(round(error.retry_after * 1000, 3)))
     else:
         headers["x-should-retry"] = "false"
     if isinstance(error, Unauthorized):
@@ -256,6 +284,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, OxloError)
     exchange = exchange_of(request)
     exchange.client_left = isinstance(error, Cancelled)
+    exchange.refusal = error if isinstance(error, TooManyRequests) and error.standings else None
     return error_response(error, LastWords if exchange.body_left else Response)
 
 

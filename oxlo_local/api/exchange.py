@@ -11,6 +11,7 @@ from starlette.types import Message
 from oxlo_local.catalogue import Catalogue
 from oxlo_local.config import Settings
 from oxlo_local.db import Database
+from oxlo_local.errors import TooManyRequests
 from oxlo_local.inference import Caller, Inference, Run
 from oxlo_local.keys import Keys
 from oxlo_local.ledger import Entry, Ledger
@@ -63,6 +64,7 @@ class Exchange:
     model: str = ""  # id that runs
     run: Run | None = None
     entry: Entry | None = None
+    refusal: TooManyRequests | None = None
     warnings: list[str] = field(default_factory=list)
     repeated: bool = False  # an answer that was kept under the request's Idempotency-Key
     status: int = 0
