@@ -18,7 +18,7 @@ from typing import Literal
 from msgspec import Struct, field
 from msgspec.msgpack import Decoder, Encoder
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 # -- calls ------------------------------------------------------------------------------------------------------------
@@ -43,16 +43,47 @@ class Sampling(Struct, frozen=True, omit_defaults=True):
     logit_bias: dict[int, float] = field(default_factory=dict)  # token id -> added logit, -100 bans
 
 
+class Tool(Struct, frozen=True, omit_defaults=True):
+    """A function that the model may call. `parameters` is the JSON Schema of its arguments, as text."""
+
+    name: str
+    parameters: str = '{"type":"object","properties":{}}'
+    description: str | None = None
+
+
+class ToolCall(Struct, frozen=True):
+    """A call of an earlier turn. `arguments` is a JSON object, as text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
 class Message(Struct, frozen=True, omit_defaults=True):
-    """One turn of a conversation, as the chat template sees it."""
+    """One turn of a conversation, as the chat template sees it.
+
+    Role `tool` answers the call `tool_call_id` of an assistant turn before it.
+    """
 
     role: str
     content: str
     name: str | None = None
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    tool_call_id: str | None = None
+    reasoning: str | None = None
+
+
+class Thinking(Struct, frozen=True, omit_defaults=True):
+    """What a client wants of a model's thinking; None = as the template has it. Refused where it knows no such thing."""
+
+    effort: str | None = None  # "none" switches it off
+    enabled: bool | None = None
+    budget: int | None = None  # tokens
+    inline: bool = False  # leave it in the text, between <think> tags
 
 
 class Constraint(Struct, frozen=True, omit_defaults=True):
-    """What an answer has to be, from its first token to its end. The worker compiles it; `param` is the field it is from.
+    """What an answer has to be, from first token to last. The worker compiles it; `param` is the field it is from.
 
     `kind` says what `text` is: a JSON Schema, a regular expression (the whole answer matches it), or a grammar, in
     GBNF where it has `::=`, else in Lark as llguidance reads it (`%json {...}` embeds a schema).
@@ -81,6 +112,12 @@ class TextCall(Struct, frozen=True, omit_defaults=True, tag="text"):
     echo: bool = False  # completions: the prompt's text first
     truncate: bool = False  # drop the oldest turns (or the prompt's head) instead of refusing
     constraint: Constraint | None = None
+    tools: list[Tool] = field(
+        default_factory=list
+    )  # the model is told of them unless `tool_choice` is "none"
+    tool_choice: Literal["auto", "none", "required"] = "auto"
+    parallel_tool_calls: bool = True  # False: the answer ends with its first call
+    thinking: Thinking = Thinking()
 
 
 class EmbedCall(Struct, frozen=True, omit_defaults=True, tag="embed"):
@@ -173,6 +210,46 @@ class Text(Struct, frozen=True, tag="text", array_like=True):
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
 
+class Reasoning(Struct, frozen=True, tag="reasoning", array_like=True):
+    """A piece of what one choice thinks before it answers."""
+
+    id: str
+    choice: int
+    text: str
+    tokens: int
+
+
+class CallBegun(Struct, frozen=True, tag="call", array_like=True):
+    """Tool call `index` of a choice begins; its arguments follow in pieces."""
+
+    id: str
+    choice: int
+    index: int
+    call_id: str
+    name: str
+    tokens: int
+
+
+class CallArguments(Struct, frozen=True, tag="arguments", array_like=True):
+    """A piece of a tool call's arguments: JSON text."""
+
+    id: str
+    choice: int
+    index: int
+    text: str
+    tokens: int
+
+
+class CallBroken(Struct, frozen=True, tag="broken", array_like=True):
+    """What looked like a tool call is none: `text`, all of it, is content. `index` is None where it had not begun."""
+
+    id: str
+    choice: int
+    index: int | None
+    text: str
+    tokens: int
+
+
 class Finished(Struct, frozen=True, tag="finished", array_like=True):
     """One choice is complete."""
 
@@ -222,7 +299,8 @@ class Failed(Struct, frozen=True, tag="failed", array_like=True):
     usage: Usage = Usage()
 
 
-Event = Started | Text | Finished | Vector | Score | Tokens | Done | Failed
+Output = Text | Reasoning | CallBegun | CallArguments | CallBroken
+Event = Started | Output | Finished | Vector | Score | Tokens | Done | Failed
 
 
 # -- life of a worker -------------------------------------------------------------------------------------------------
@@ -324,7 +402,9 @@ class Gauges(Struct, frozen=True, omit_defaults=True):
     waiting: int = 0
     kv_used: int = 0  # tokens held in the cache, running and idle
     kv_idle: int = 0  # of these, what is cached in slots where nothing runs
-    kv_strayed: int = 0  # tokens by which the engine's account differed from libllama's when it last fell idle
+    kv_strayed: int = (
+        0  # tokens by which the engine's account differed from libllama's when it last fell idle
+    )
     kv_total: int = 0
     prefill_tokens: int = 0
     cached_tokens: int = 0

@@ -8,7 +8,23 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from oxlo_local.calls import Done, Event, Failed, Finished, Started, Text, TokenLogprob
+from msgspec.structs import replace
+
+from oxlo_local.calls import (
+    CallArguments,
+    CallBegun,
+    CallBroken,
+    Done,
+    Event,
+    Failed,
+    Finished,
+    Output,
+    Reasoning,
+    Started,
+    Text,
+)
+
+Piece = Text | Reasoning | CallArguments
 
 UNREAD_MAX = 4096  # events; more than this are joined
 
@@ -47,7 +63,7 @@ class Stream:
             self.terminal = event
         elif self.first_output_at is None:
             self.first_output_at = now
-        if isinstance(event, Text):
+        if isinstance(event, Output):
             self.completion_tokens += event.tokens
         if self._abandoned:
             return
@@ -91,22 +107,23 @@ class Stream:
 
 
 def joined(events: deque[Event]) -> deque[Event]:
-    """The same events with each choice's neighbouring texts made one; order within a choice is kept."""
+    """The same events with each choice's neighbouring pieces of one kind made one; order within a choice is kept."""
     result: deque[Event] = deque()
-    pieces: dict[int, list[Text]] = {}
+    pieces: dict[int, list[Piece]] = {}
 
     def flush(choice: int) -> None:
-        texts = pieces.pop(choice, None)
-        if texts:
-            logprobs: list[TokenLogprob] = [one for text in texts for one in text.logprobs]
-            whole = "".join(text.text for text in texts)
-            result.append(Text(texts[0].id, choice, whole, sum(text.tokens for text in texts), logprobs))
+        run = pieces.pop(choice, None)
+        if run:
+            result.append(one_of(run))
 
     for event in events:
-        if isinstance(event, Text):
+        if isinstance(event, Text | Reasoning | CallArguments):
+            run = pieces.get(event.choice)
+            if run and not continues(run[0], event):
+                flush(event.choice)
             pieces.setdefault(event.choice, []).append(event)
             continue
-        if isinstance(event, Finished):
+        if isinstance(event, CallBegun | CallBroken | Finished):
             flush(event.choice)
         elif isinstance(event, Done | Failed):
             for choice in list(pieces):
@@ -115,3 +132,21 @@ def joined(events: deque[Event]) -> deque[Event]:
     for choice in list(pieces):
         flush(choice)
     return result
+
+
+def continues(first: Piece, event: Piece) -> bool:
+    """Whether `event` goes on with the text that `first` began."""
+    if isinstance(first, CallArguments) and isinstance(event, CallArguments):
+        return first.index == event.index
+    return type(first) is type(event)
+
+
+def one_of(run: list[Piece]) -> Event:
+    """Pieces of one text as one piece."""
+    whole = "".join(piece.text for piece in run)
+    tokens = sum(piece.tokens for piece in run)
+    first = run[0]
+    if not isinstance(first, Text):
+        return replace(first, text=whole, tokens=tokens)
+    logprobs = [one for piece in run if isinstance(piece, Text) for one in piece.logprobs]
+    return replace(first, text=whole, tokens=tokens, logprobs=logprobs)

@@ -212,11 +212,11 @@ class TextEngine:
                 len(prompt.tokens),
                 limit=room if call.max_tokens is None else min(call.max_tokens, room),
                 output=output,
+                channels=prompt.channels and prompt.channels(),
                 echo=prompt.text if call.echo else None,
                 guide=guide and guide.copy(),
             )
-            if sequence.guide is not None:
-                sequence.guide.begin()
+            sequence.begin()
             self._arrivals += 1
             self._waiting.append(sequence)
 
@@ -432,8 +432,11 @@ class TextEngine:
         sequence.tokens.append(token)
         sequence.request.completion_tokens += 1
         self._totals.generated += 1
-        self._send(sequence.feed(self._llama.piece(token), scored))
-        if sequence.output.stopped or sequence.accept(token):
+        piece = self._llama.piece(token)
+        if sequence.channels is not None:
+            piece = piece or self._reader.markers.get(token, b"")
+        self._up += sequence.feed(piece, scored)
+        if sequence.accept(token) or sequence.complete:
             self._finish(sequence, "stop")
         elif sequence.generated >= sequence.limit:
             self._finish(sequence, "length")
@@ -450,20 +453,16 @@ class TextEngine:
             if sequence.scores_prompt and sequence.prompt_length == 1:
                 sequence.echo_logprobs.append(unscored(self._llama, sequence.tokens[0]))
             text = Text(sequence.request.call.id, sequence.choice, sequence.echo, 0, sequence.echo_logprobs)
-            self._send(text)
+            self._up.append(text)
             sequence.echo, sequence.echo_logprobs = None, []
 
-    def _send(self, text: Text | None) -> None:
-        if text is not None:
-            self._up.append(text)
-
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
-        self._send(sequence.flush())
+        self._up += sequence.flush(whole=reason == "stop")
         self._leave_slot(sequence)
         self._drop(sequence)
         request = sequence.request
         id = request.call.id
-        self._up.append(Finished(id, sequence.choice, reason))
+        self._up.append(Finished(id, sequence.choice, sequence.ending(reason)))
         request.open_choices -= 1
         if request.open_choices == 0:
             del self._requests[id]

@@ -34,7 +34,7 @@ class Intake:
 
     def take(self, call: TextCall) -> None:
         """Begin to read a call."""
-        if call.constraint is not None:
+        if call.constraint is not None or call.tool_choice == "required":
             future = self._constrained.submit(self._read, call)
         elif Reader.size(call) > INLINE:
             future = self._prompts.submit(self._read, call)
@@ -47,7 +47,8 @@ class Intake:
         self._calls[call.id] = (call, future)
 
     def _read(self, call: TextCall) -> Reading:
-        guide = None if call.constraint is None else self._grammars.guide(call.constraint)
+        constraint = self._reader.constraint(call)
+        guide = None if constraint is None else self._grammars.guide(constraint)
         return Reading(self._reader.read(call), guide)
 
     def arrived(self) -> list[tuple[TextCall, "Future[Reading]"]]:

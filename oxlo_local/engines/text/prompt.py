@@ -17,16 +17,15 @@ each message, and a hostile client can send a great many. The sandbox sees each 
 running template, and that is where the clock is looked at, beside every piece of output.
 """
 
+import dataclasses
 import json
 import secrets
 import time
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from itertools import groupby
 from typing import NoReturn, TypeVar
 
-from jinja2 import TemplateError, Undefined, nodes
+from jinja2 import TemplateError, Undefined, meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.runtime import Context
@@ -34,7 +33,28 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from msgspec.structs import replace
 
 from oxlo_local import errors
-from oxlo_local.calls import Message
+from oxlo_local.calls import Message, Tool
+from oxlo_local.engines.text import toolcalls
+from oxlo_local.engines.text.conversation import (
+    ARGUMENT,
+    PROBE,
+    RESULT,
+    SECOND,
+    STYLES,
+    TOOL,
+    Style,
+    as_text,
+    fields,
+    folded,
+    joined,
+    leading_systems,
+    probe,
+    thought_of,
+    tool_object,
+    weight,
+)
+from oxlo_local.engines.text.thinking import markers_of
+from oxlo_local.engines.text.toolcalls.generic import GENERIC, preamble
 
 T = TypeVar("T")
 
@@ -63,10 +83,13 @@ class ChatTemplate:
         self._tokens: dict[str, object] = {"bos_token": bos_token, "eos_token": eos_token}
         try:
             self._template = self._environment.from_string(source)
+            self.knows = frozenset(meta.find_undeclared_variables(self._environment.parse(source)))
+            """The variables that it reads."""
         except (TemplateError, RecursionError) as error:
             line = getattr(error, "lineno", None)
             place = f" (line {line})" if line else ""
             raise errors.ServerError(f"the model's chat template does not compile: {error}{place}") from None
+        self._style = Style()
         self._parts = False
         self._parts = not self._keeps("U") and self._keeps("U", parts=True)
         self._knows_developer = "developer" in source
@@ -75,24 +98,54 @@ class ChatTemplate:
         self._folds_later_system = readable and not self._keeps("SUATV")
         self._joins_systems = readable and not self._keeps("STU")
         self._joins_turns = readable and not self._keeps("UV")
+        self._takes_tools = TOOL.name in self._probed([PROBE], Style())
+        self._style, rendered = self._find_style()
+        self.format = toolcalls.detect(rendered, source, takes_tools=self._takes_tools)
+        """How its model writes calls."""
+        if self.format is GENERIC:
+            self._takes_tools, self._style = False, Style(calls=False, results=False)
+        self._style = dataclasses.replace(self._style, thought=thought_of(source))
+        self.thoughts = markers_of(source)
+        """What its model's thoughts stand between, None where it does not think."""
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Tool] = (),
+        switches: Mapping[str, object] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> str:
         """The prompt of a conversation, ready for the assistant's next words.
 
-        With `add_generation_prompt` a last assistant turn is continued; without it every turn is a closed one. Raises
-        BadRequest (param "messages"), in the template's own words, where it refuses the conversation.
+        `switches` are further variables of the template. With `add_generation_prompt` a last assistant turn is
+        continued; without it every turn is a closed one. Raises BadRequest (param "messages"), in the template's own
+        words, where it refuses the conversation.
         """
+        variables = dict(switches or {})
+        if tools and self._takes_tools:
+            variables["tools"] = [tool_object(tool) for tool in tools]
+        elif tools:
+            told = preamble([tool_object(tool) for tool in tools], self.format)
+            messages = [Message("system", told), *messages]
+            if len(messages) > 1 and messages[1].role in ("system", "developer"):
+                messages = joined([messages[0], replace(messages[1], role="system")], ("system",)) + list(
+                    messages[2:]
+                )
         turns = self._adapt(messages)
         if not turns:
             raise errors.BadRequest("messages is empty: send at least one message", param="messages")
         if add_generation_prompt and turns[-1].role == "assistant":
-            return self._continue(turns)
-        return self._run(turns, add_generation_prompt=add_generation_prompt, parts=self._parts)
+            return self._continue(turns, variables)
+        return self._run(
+            turns, add_generation_prompt=add_generation_prompt, parts=self._parts, variables=variables
+        )
 
-    def _continue(self, turns: list[Message]) -> str:
+    def _continue(self, turns: list[Message], variables: Mapping[str, object]) -> str:
         mark = secrets.token_hex(16)  # nobody can have written it
         turns[-1] = replace(turns[-1], content=turns[-1].content + mark)
-        text, found, _ = self._run(turns, add_generation_prompt=False, parts=self._parts).rpartition(mark)
+        text = self._run(turns, add_generation_prompt=False, parts=self._parts, variables=variables)
+        text, found, _ = text.rpartition(mark)
         if not found:
             message = (
                 "this model's chat template cannot continue an assistant message: end with a user message"
@@ -102,7 +155,7 @@ class ChatTemplate:
 
     def _adapt(self, messages: Sequence[Message]) -> list[Message]:
         """The same words, in a conversation that the template takes."""
-        turns = list(messages)
+        turns = as_text(messages, self._style, self.format)
         if not self._knows_developer:
             turns = [replace(turn, role="system") if turn.role == "developer" else turn for turn in turns]
         if self._joins_systems or self.folds_system:
@@ -114,11 +167,41 @@ class ChatTemplate:
             turns = joined(turns, ("user", "assistant"))
         return turns
 
-    def _run(self, turns: Sequence[Message], *, add_generation_prompt: bool, parts: bool) -> str:
-        limit = RENDER_GROWTH * sum(len(turn.content) for turn in turns)
+    def _find_style(self) -> tuple[Style, str]:
+        """How it wants to be given a call, and a call as it renders one ("" = it drops calls)."""
+        for style in STYLES:
+            whole = self._probed(probe(), style)
+            text = whole or self._probed(probe()[:2], style)
+            if ARGUMENT in text:
+                single = SECOND not in self._probed(probe(SECOND)[:2], style)
+                found = dataclasses.replace(style, results=RESULT in whole, single=single)
+                return found, text.rpartition(PROBE.content)[2]
+        return Style(calls=False, results=RESULT in self._probed([*probe()[:1], probe()[2]], Style())), ""
+
+    def _probed(self, turns: Sequence[Message], style: Style) -> str:
+        """The text of a probing conversation; "" where the template refuses it."""
+        self._style = style
+        variables = {"tools": [tool_object(TOOL)]}
+        try:
+            return self._run(turns, add_generation_prompt=True, parts=self._parts, variables=variables)
+        except errors.BadRequest:
+            return ""
+
+    def _run(
+        self,
+        turns: Sequence[Message],
+        *,
+        add_generation_prompt: bool,
+        parts: bool,
+        variables: Mapping[str, object] | None = None,
+    ) -> str:
+        limit = RENDER_GROWTH * sum(weight(turn) for turn in turns)
         limit += RENDER_ALLOWANCE + TURN_ALLOWANCE * len(turns)
-        variables = self._tokens | {
-            "messages": [fields(turn, parts=parts) for turn in turns],
+        limit += len(to_json((variables or {}).get("tools"))) * RENDER_GROWTH
+        variables = {
+            **self._tokens,
+            **(variables or {}),
+            "messages": Given(fields(turn, parts=parts, style=self._style) for turn in turns),
             "add_generation_prompt": add_generation_prompt,
             # FireFunction's template wants it. The day only: a time in the prompt would defeat prefix reuse.
             "datetime": self._clock().strftime("%b %d %Y"),
@@ -149,76 +232,6 @@ class ChatTemplate:
         return all(MARKERS[letter] in text for letter in letters)
 
 
-# -- conversations ----------------------------------------------------------------------------------------------------
-
-
-def fields(turn: Message, *, parts: bool) -> dict[str, object]:
-    """A message as templates see it: what is not there is undefined."""
-    content: object = [{"type": "text", "text": turn.content}] if parts else turn.content
-    seen: dict[str, object] = {"role": turn.role, "content": content}
-    if turn.name is not None:
-        seen["name"] = turn.name
-    return seen
-
-
-def leading_systems(messages: Sequence[Message]) -> int:
-    """How many messages at the head are the system's."""
-    others = (i for i, message in enumerate(messages) if message.role not in ("system", "developer"))
-    return next(others, len(messages))
-
-
-def joined(turns: Sequence[Message], roles: Sequence[str]) -> list[Message]:
-    """Neighbours of one of these roles made one turn, a blank line between them."""
-    result: list[Message] = []
-    for role, run in groupby(turns, key=lambda turn: turn.role):
-        same = list(run)
-        if role in roles and len(same) > 1:
-            names = {turn.name for turn in same}
-            content = "\n\n".join(turn.content for turn in same)
-            same = [Message(role=role, content=content, name=names.pop() if len(names) == 1 else None)]
-        result.extend(same)
-    return result
-
-
-def folded(turns: Sequence[Message]) -> list[Message]:
-    """Each system turn put at the head of the user turn behind it, or made a user turn where none follows."""
-    result: list[Message] = []
-    for turn in turns:
-        before = result[-1] if result else None
-        if before is not None and before.role == "system":
-            result.pop()
-            if turn.role == "user":
-                turn = replace(turn, content=f"{before.content}\n\n{turn.content}")
-            else:
-                result.append(replace(before, role="user"))
-        result.append(turn)
-    if result and result[-1].role == "system":
-        result[-1] = replace(result[-1], role="user")
-    return result
-
-
-def truncate(
-    messages: Sequence[Message], fits: Callable[[Sequence[Message]], bool]
-) -> Sequence[Message] | None:
-    """Drop the oldest turns behind the leading system messages until `fits` says yes; None where nothing would help.
-
-    A turn begins with a user message and is dropped with all its answers, so that what is left begins as conversations
-    do. The last user message always stays. `fits` is asked a logarithmic number of times: it must not say no to a part
-    of what it says yes to.
-    """
-    head = leading_systems(messages)
-    starts = [i for i in range(head + 1, len(messages)) if messages[i].role == "user"]
-
-    def cut(start: int) -> Sequence[Message]:
-        return [*messages[:head], *messages[start:]]
-
-    if fits(messages):
-        return messages
-    if not starts or not fits(cut(starts[-1])):
-        return None
-    return cut(starts[bisect_left(starts[:-1], True, key=lambda start: fits(cut(start)))])
-
-
 # -- jinja ------------------------------------------------------------------------------------------------------------
 
 
@@ -230,6 +243,10 @@ class GenerationTag(Extension):
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+
+class Given(list[dict[str, object]]):
+    """A list that a template is given, and does not change."""
 
 
 class BlankUndefined(Undefined):
@@ -266,6 +283,12 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         if time.thread_time() > self._deadline:
             raise TemplateError(f"it needs more than {RENDER_SECONDS:g} s: send fewer messages")
 
+    def is_safe_attribute(self, obj: object, attr: str, value: object) -> bool:
+        """A template's own lists may grow and shrink, as Kimi's do; the conversation is not its own."""
+        return (attr in ("append", "pop") and type(obj) is list) or super().is_safe_attribute(
+            obj, attr, value
+        )
+
     def getattr(self, obj: object, attribute: str) -> object:
         self._count()
         return super().getattr(obj, attribute)
@@ -297,5 +320,16 @@ def to_json(
 ) -> str:
     """Plain JSON; jinja's own filter escapes it for HTML."""
     return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+        default=to_list,  # of what `map` and `select` give
     )
+
+
+def to_list(value: object) -> list[object]:
+    if not isinstance(value, Iterable):
+        raise TypeError(f"{type(value).__name__} is not JSON")
+    return list(value)

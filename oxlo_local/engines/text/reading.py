@@ -3,12 +3,18 @@
 May run beside a decode, on a thread of its own: it reads the model's vocabulary and nothing else.
 """
 
-from collections.abc import Sequence
+import secrets
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from oxlo_local.calls import Message, TextCall
+from oxlo_local.calls import Constraint, Message, TextCall
+from oxlo_local.engines.text.channels import Channels
+from oxlo_local.engines.text.conversation import truncate, weight
+from oxlo_local.engines.text.forced import lark
 from oxlo_local.engines.text.llama import Llama
-from oxlo_local.engines.text.prompt import ChatTemplate, truncate
+from oxlo_local.engines.text.prompt import ChatTemplate
+from oxlo_local.engines.text.thinking import opened, switches
+from oxlo_local.engines.text.toolcalls.harmony import HARMONY
 from oxlo_local.errors import BadRequest, ContextLengthExceeded, UnsupportedValue
 
 TURN = 64  # characters that the rendering of an empty turn is worth
@@ -16,10 +22,14 @@ TURN = 64  # characters that the rendering of an empty turn is worth
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt of a call: its token ids, at least one and fewer than the context; its text, for echo."""
+    """One prompt of a call: its token ids, at least one and fewer than the context; its text, for echo.
+
+    `channels` makes what takes a chat's answer apart, None where there is nothing to take apart.
+    """
 
     tokens: list[int]
     text: str
+    channels: Callable[[], Channels] | None = None
 
 
 class Reader:
@@ -32,11 +42,25 @@ class Reader:
         eos = llama.token_text(llama.eos) if llama.eos >= 0 else ""
         self._template = ChatTemplate(source, bos_token=self._bos, eos_token=eos) if source else None
         self.chats = self._template is not None
+        self.markers = self._marker_tokens()
+        """Control tokens that divide an answer, which have no text otherwise: token id -> marker, in bytes."""
+
+    def _marker_tokens(self) -> dict[int, bytes]:
+        template = self._template
+        if template is None:
+            return {}
+        format, thoughts = template.format, template.thoughts
+        texts = [*format.begins, *format.marks, *format.silent]
+        texts += [thoughts.opens, thoughts.closes] if thoughts else []
+        tokens = {t for text in texts for t in self._llama.tokenize(text, special=True, add_special=False)}
+        silent = {token for token in tokens if not self._llama.piece(token)} - {self._llama.bos}
+        return {token: self._llama.token_text(token).encode() for token in silent}
 
     @staticmethod
     def size(call: TextCall) -> int:
         """Characters (or tokens) of prompt in a call; a turn counts as some, for the template's work on it."""
-        chat = sum(TURN + len(message.content) for message in call.messages or ())
+        chat = sum(TURN + weight(message) for message in call.messages or ())
+        chat += sum(TURN + len(tool.parameters) for tool in call.tools)
         return chat + sum(map(len, call.prompts or ()))
 
     def read(self, call: TextCall) -> list[Prompt]:
@@ -49,8 +73,17 @@ class Reader:
         return [self._completion(call, prompt) for prompt in call.prompts or ()]
 
     def prompt_of(self, call: TextCall) -> str:
-        """What the model is given for a chat, as text. Raises OxloError for what it cannot take."""
-        return self._chat(call, call.messages or ()).text
+        """What the model is given for a chat, as text, however long. Raises OxloError for what it cannot take."""
+        self._require_template()
+        return self._render(call, call.messages or ())
+
+    def _require_template(self) -> None:
+        if self._template is None:
+            raise UnsupportedValue(
+                "this model has no chat template; use /v1/completions, or give it one in models.toml "
+                "([models.NAME.options] chat_template)",
+                param="messages",
+            )
 
     def _ids(self) -> str:
         return f"token ids run from 0 to {self._llama.n_vocab - 1}"
@@ -58,21 +91,56 @@ class Reader:
     # -- chat ---------------------------------------------------------------------------------------------------------
 
     def _chat(self, call: TextCall, messages: Sequence[Message]) -> Prompt:
-        if self._template is None:
-            raise UnsupportedValue(
-                "this model has no chat template; use /v1/completions, or give it one in models.toml "
-                "([models.NAME.options] chat_template)",
-                param="messages",
-            )
+        self._require_template()
         if call.truncate:
-            fitting = truncate(messages, lambda some: self._fits(call, self._render(some)))
+            fitting = truncate(messages, lambda some: self._fits(call, self._render(call, some)))
             messages = messages if fitting is None else fitting
-        text = self._render(messages)
-        return Prompt(self._tokens(text, param="messages"), text)
+        text = self._render(call, messages)
+        return Prompt(self._tokens(text, param="messages"), text, self._channels(call, text))
 
-    def _render(self, messages: Sequence[Message]) -> str:
+    def _channels(self, call: TextCall, text: str) -> Callable[[], Channels] | None:
         assert self._template is not None
-        text = self._template.render(messages)
+        format, thoughts = self._template.format, self._template.thoughts
+        tools = {} if call.tool_choice == "none" else {tool.name: tool.parameters for tool in call.tools}
+        if not tools and thoughts is None and format is not HARMONY:
+            return None
+        is_open = thoughts is not None and opened(text, thoughts)
+        return lambda: Channels(
+            format,
+            thoughts,
+            tools=tools,
+            new_id=short_id if format.short_ids else long_id,
+            opened=is_open,
+            inline=call.thinking.inline,
+            parallel=call.parallel_tool_calls,
+        )
+
+    def constraint(self, call: TextCall) -> Constraint | None:
+        """What the answer of a call has to be: what its client says, or one call at least where one is required.
+
+        Raises UnsupportedValue (param "tool_choice") for a model whose calls cannot be forced.
+        """
+        if call.tool_choice != "required" or self._template is None:
+            return call.constraint
+        writing = self._template.format.writing
+        if writing is None:
+            raise UnsupportedValue(
+                "the format of this model's calls cannot be forced yet", param="tool_choice"
+            )
+        tools = {tool.name: tool.parameters for tool in call.tools}
+        grammar = writing.grammar(tools, parallel=call.parallel_tool_calls)
+        tokens = {text.decode(): token for token, text in self.markers.items()}
+        return Constraint("grammar", lark(grammar, tokens), "tools")
+
+    def _render(self, call: TextCall, messages: Sequence[Message]) -> str:
+        template = self._template
+        assert template is not None
+        thinks = template.thoughts is not None or template.format is HARMONY
+        text = template.render(
+            messages,
+            tools=() if call.tool_choice == "none" else call.tools,
+            switches=switches(call.thinking, template.knows, thinks=thinks),
+        )
         # A template that writes BOS itself and a vocabulary that adds it would give the model two.
         return text.removeprefix(self._bos) if self._bos and self._llama.adds_bos else text
 
@@ -156,3 +224,13 @@ class Reader:
             'send truncation "auto", or serve the model with a larger --ctx',
             param=param,
         )
+
+
+def long_id() -> str:
+    """An id of a tool call, as OpenAI's look."""
+    return f"call_{secrets.token_hex(12)}"
+
+
+def short_id() -> str:
+    """An id of a tool call for models whose templates count its characters."""
+    return secrets.token_hex(5)[:9]

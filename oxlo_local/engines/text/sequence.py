@@ -8,7 +8,21 @@ This file does no computing; the engine moves sequences through their states.
 
 from dataclasses import dataclass, field
 
-from oxlo_local.calls import Text, TextCall, TokenLogprob, Usage
+from msgspec.structs import replace
+
+from oxlo_local.calls import (
+    CallArguments,
+    CallBegun,
+    CallBroken,
+    FinishReason,
+    Output,
+    Reasoning,
+    Text,
+    TextCall,
+    TokenLogprob,
+    Usage,
+)
+from oxlo_local.engines.text.channels import Argued, Begun, Broken, Channels, Said, Spoken, Thought
 from oxlo_local.engines.text.grammar import Guide
 from oxlo_local.engines.text.output import TextOutput
 from oxlo_local.engines.text.prefix import Follow, Slot
@@ -24,11 +38,12 @@ class Request:
     prompt_tokens: int
     completion_tokens: int = 0
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
     started: bool = False
 
     @property
     def usage(self) -> Usage:
-        return Usage(self.prompt_tokens, self.completion_tokens, self.cached_tokens)
+        return Usage(self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.reasoning_tokens)
 
 
 @dataclass(slots=True, eq=False)
@@ -42,6 +57,7 @@ class Sequence:
     prompt_length: int
     limit: int  # tokens to generate at most
     output: TextOutput
+    channels: Channels | None = None  # of an answer that is more than text
     guide: Guide | None = None  # of a constrained answer
     sampler: Sampler | None = None  # made when the sequence first gets a slot
     slot: Slot | None = None
@@ -50,6 +66,8 @@ class Sequence:
     echo: str | None = None  # the prompt's text, still to be emitted
     echo_logprobs: list[TokenLogprob] = field(default_factory=list)
     _logprobs: list[TokenLogprob] = field(default_factory=list)  # of tokens whose text is held back
+    _unsaid: int = 0  # tokens that the channels hold back
+    _unsaid_logprobs: list[TokenLogprob] = field(default_factory=list)
 
     @property
     def generated(self) -> int:
@@ -71,21 +89,74 @@ class Sequence:
         if self.guide is None:
             return False
         self.guide.accept(token)
+        self.begin()
         return self.guide.complete
 
-    def feed(self, piece: bytes, logprob: TokenLogprob | None) -> Text | None:
-        """Take a token's bytes; the Text that may leave now, if any."""
+    def begin(self) -> None:
+        """Let the guide hold once the answer proper begins: it says nothing of what the model thinks before."""
+        if self.guide is not None and not self.guide.begun and (not self.channels or self.channels.answering):
+            self.guide.begin()
+
+    def ending(self, reason: FinishReason) -> FinishReason:
+        """Why it ended, if it was not cut off: for the sake of its calls, where it made any."""
+        called = self.channels is not None and self.channels.called
+        return "tool_calls" if called and reason == "stop" else reason
+
+    def feed(self, piece: bytes, logprob: TokenLogprob | None) -> list[Output]:
+        """Take a token's bytes; what may leave now."""
         if logprob is not None:
             self._logprobs.append(logprob)
         text = self.output.feed(piece)
-        return self._leave(text) if text else None
+        return self._leave(text) if text else []
 
-    def flush(self) -> Text | None:
-        """What was held back, when no token follows."""
-        text = self._leave(self.output.finish())
-        return text if text.text or text.tokens else None
+    def flush(self, *, whole: bool) -> list[Output]:
+        """What was held back, when no token follows. `whole`: the model ended its answer; it was not cut off."""
+        left = self._leave(self.output.finish())
+        if self.channels is not None:
+            left += self._told(self.channels.finish(whole=whole))
+            if self._unsaid:
+                left.append(Text(self.request.call.id, self.choice, "", self._unsaid))
+        return [output for output in left if output.tokens or not isinstance(output, Text) or output.text]
 
-    def _leave(self, text: str) -> Text:
+    @property
+    def complete(self) -> bool:
+        """Whether nothing more is wanted of it."""
+        return self.output.stopped or (self.channels is not None and self.channels.complete)
+
+    def _leave(self, text: str) -> list[Output]:
         count = self.output.release()
         logprobs, self._logprobs = self._logprobs[:count], self._logprobs[count:]
-        return Text(self.request.call.id, self.choice, text, count, logprobs)
+        if self.channels is None:
+            return [Text(self.request.call.id, self.choice, text, count, logprobs)]
+        thought = self.channels.thinking
+        said = self.channels.feed(text)
+        self._unsaid += count
+        if thought or self.channels.thinking:
+            self.request.reasoning_tokens += count
+        else:
+            self._unsaid_logprobs += logprobs
+        return self._told(said)
+
+    def _told(self, said: list[Said]) -> list[Output]:
+        """As events; the last one brings the tokens of all, and of what was held back before."""
+        told = [self._event(one) for one in said]
+        if told:
+            last = replace(told[-1], tokens=self._unsaid)
+            # Probabilities are told of content only; those of a marker go with the text behind it, or with none.
+            told[-1] = replace(last, logprobs=self._unsaid_logprobs) if isinstance(last, Text) else last
+            self._unsaid, self._unsaid_logprobs = 0, []
+        return told
+
+    def _event(self, said: Said) -> Output:
+        id = self.request.call.id
+        match said:
+            case Thought():
+                return Reasoning(id, self.choice, said.text, 0)
+            case Begun():
+                return CallBegun(id, self.choice, said.index, said.id, said.name, 0)
+            case Argued():
+                return CallArguments(id, self.choice, said.index, said.text, 0)
+            case Broken():
+                return CallBroken(id, self.choice, said.index, said.text, 0)
+            case Spoken():
+                return Text(id, self.choice, said.text, 0)

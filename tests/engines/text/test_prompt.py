@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from oxlo_local.calls import Message
 from oxlo_local.engines.text import prompt
-from oxlo_local.engines.text.prompt import ChatTemplate, truncate
+from oxlo_local.engines.text.conversation import truncate
+from oxlo_local.engines.text.prompt import ChatTemplate
 from oxlo_local.errors import BadRequest, ServerError
 
 VENDORS = Path(__file__).parents[4] / "shared" / "templates"

@@ -1,0 +1,68 @@
+"""gpt-oss: the whole answer is messages with headers, of which one may be a call.
+
+    <|channel|>analysis<|message|>The user wants ...<|end|><|start|>assistant<|channel|>commentary to=functions.find
+    <|constrain|>json<|message|>{"place": "Oslo"}<|call|>
+    <|start|>assistant<|channel|>final<|message|>It is in Norway.<|return|>
+
+Analysis is reasoning. Commentary to nobody (what the model says before it calls) and the final channel are content.
+The header's parts come in more than one order.
+"""
+
+import re
+
+from oxlo_local.engines.text.toolcalls.format import Calls, Format, Writing, object_text
+from oxlo_local.engines.text.toolcalls.tape import Ended, Say, Steps, Tape
+
+START, CHANNEL, MESSAGE, CONSTRAIN = "<|start|>", "<|channel|>", "<|message|>", "<|constrain|>"
+END, CALL, RETURN = "<|end|>", "<|call|>", "<|return|>"
+ENDS = (END, CALL, RETURN, START)
+
+
+def read(tape: Tape, calls: Calls, marker: str) -> Steps[None]:
+    """A call's message, from behind its header, which is `marker`."""
+    recipient = re.search(r"to=([^\s<]+)", marker)
+    assert recipient is not None
+    calls.begin(recipient[1].removeprefix("functions."))
+    yield from tape.space()
+    yield from object_text(tape, calls.add)
+    calls.close()
+    try:
+        yield from tape.space()
+        yield from tape.meets(CALL, END)
+    except Ended:
+        pass
+
+
+def header(tape: Tape) -> Steps[str]:
+    """The next message's header; "" where text comes without one."""
+    yield from tape.space()
+    began = yield from tape.meets(START, CHANNEL)
+    if not began and not (yield from tape.meets(" to=", "to=")):
+        return ""
+    rest, _ = yield from tape.until(MESSAGE)
+    return f"{began or 'to='}{rest}"
+
+
+def calls_tool(head: str) -> bool:
+    """Whether a message is for a tool."""
+    return re.search(r"to=(?!assistant|user)", head) is not None
+
+
+def body(tape: Tape, say: Say) -> Steps[None]:
+    """A message's text, up to its end."""
+    yield from tape.relay(say, *ENDS[:3])
+
+
+HARMONY = Format(
+    "harmony",
+    detect=r"<\|channel\|>commentary",
+    source=r"<\|channel\|>analysis<\|message\|>",
+    begins=(),
+    marks=(START, CHANNEL, MESSAGE, CONSTRAIN, END),
+    read=read,
+    writing=Writing(
+        f"{CHANNEL}commentary to=functions.{{name}} {CONSTRAIN}json{MESSAGE}",
+        CALL,
+        between=f"{START}assistant",
+    ),
+)
