@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import jsonschema
-from openai.types import Completion, Model
+from openai.types import Completion, CreateEmbeddingResponse, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.shared import ErrorObject
 from pydantic import BaseModel
@@ -17,6 +17,7 @@ _SDK_TYPES: dict[str, type[BaseModel]] = {
     "CreateChatCompletionResponse": ChatCompletion,
     "CreateChatCompletionStreamResponse": ChatCompletionChunk,
     "CreateCompletionResponse": Completion,
+    "CreateEmbeddingResponse": CreateEmbeddingResponse,
     "Model": Model,
 }
 

@@ -249,8 +249,9 @@ class Router:
         lane = self._lane_of.get(id)
         if lane is None:
             return []
-        if id in lane.running:
-            lane.service += SERVICE_WEIGHT * (now - lane.running[id][1] - lane.service)
+        slots, began = lane.running.get(id, (0, now))
+        if slots:  # else it says nothing about how long calls take
+            lane.service += SERVICE_WEIGHT * (now - began - lane.service)
         self._forget(lane, id)
         lane.refused = max(0, lane.refused - 1)
         return list(self._pump(lane))

@@ -28,9 +28,11 @@ from oxlo_local.inference import Inference
 from oxlo_local.keys import Keys
 from oxlo_local.ledger import Ledger
 from oxlo_local.metrics import Metrics
+from oxlo_local.random_model import Shape, write
 from oxlo_local.replays import Replays
 from oxlo_local.server import HttpServer, Readers, http_config, ledger_of, listen, url_of
 from oxlo_local.workers.supervisor import Fleet, WorkerSpec
+from tests.conftest import RunningServer, await_ready, launch
 
 T = TypeVar("T")
 
@@ -205,3 +207,26 @@ def send(site: Site, body: dict[str, object], *, room: int | None = None) -> soc
     head = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     link.sendall(head.encode() + b"content-length: %d\r\n\r\n" % len(data) + data)
     return link
+
+
+@pytest.fixture(scope="session")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A real server over an embedding model `mean`, its twin `nested` that may be cut, a reranker `rank`, a `chat`."""
+    folder = tmp_path_factory.mktemp("vectors")
+    home = folder / "home"
+    home.mkdir()
+    shape = Shape(d=64, layers=2, heads=4, kv_heads=4, ff=128, context=256)
+    write(folder / "mean.gguf", "bert", shape, pooling="mean")
+    write(folder / "rank.gguf", "bert", shape, pooling="rank")
+    write(folder / "chat.gguf")
+    (home / "config.toml").touch()
+    (home / "models.toml").write_text(
+        f'[models.nested]\nkind = "embedding"\nfile = "{folder / "mean.gguf"}"\n'
+        'embedding = { dimensions = 64, pooling = "mean", matryoshka = true }\n'
+    )
+    models = (str(folder / "mean.gguf"), "nested", str(folder / "rank.gguf"), str(folder / "chat.gguf"))
+    running = await_ready(
+        launch(home, folder / "serve.log", (*models, "--parallel", "2", "--ctx", "512"), {})
+    )
+    yield running
+    running.stop()

@@ -54,6 +54,25 @@ def test_an_illegal_move_is_refused() -> None:
         router.restarting("m")
 
 
+def test_a_call_without_slots_waits_for_nobody_and_says_nothing_about_service() -> None:
+    router = router_with(queue_max=100)
+    for i in range(6):
+        take(router, f"c{i}")
+    before = router.retry_after(router.lanes["m"])
+    assert take(router, "question", slots=0) == [Send("m", "question")]
+    router.started("question", 1.0)
+    assert router.ended("question", 1.0) == []
+    assert router.retry_after(router.lanes["m"]) == before
+
+
+def test_a_call_without_slots_waits_until_its_model_is_ready() -> None:
+    router = Router(4)
+    router.add("m", True)
+    assert take(router, "question", slots=0) == []
+    router.warming("m", 2)
+    assert router.ready("m", 0.0) == [Send("m", "question")]
+
+
 def test_the_window_is_twice_the_slots_and_first_come_is_first_sent() -> None:
     router = router_with(queue_max=100)
     sent = [action for i in range(6) for action in take(router, f"c{i}")]
