@@ -34,7 +34,6 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 from oxlo_local.errors import OxloError  # noqa: E402  # after the path that leads to this checkout
-from oxlo_local.gguf import read_header  # noqa: E402
 from race import floor, peer, table  # noqa: E402
 from race.asking import RaceFailed, Voice, scale_of  # noqa: E402
 from race.beside import CHUNKS, Beside  # noqa: E402
@@ -180,7 +179,8 @@ class Race:
 
     def track(self, shape: peer.Shape, racers: Sequence[Racer]) -> Track:
         """How this model counts. Says so when the two servers count the same words differently."""
-        voice = Voice(shape.model.stem, "tokenizer.chat_template" in read_header(shape.model).values)
+        with turn_of(racers[0], look=False):
+            voice = Voice(shape.model.stem, racers[0].facts().chat)
         scales = []
         for racer in racers:
             with turn_of(racer):
@@ -234,9 +234,9 @@ class Race:
                             turns[load.name].append(self.greedy(load, track, racers, number))
                         else:
                             turns[load.name].append(self.round(load, group.shape, track, racers, number))
-                    except (RaceFailed, OxloError, floor.NoFloor) as error:
-                        failed[load.name] = str(error)
-                        say(f"{load.name}: {error}")
+                    except* (RaceFailed, OxloError, floor.NoFloor) as errors:
+                        failed[load.name] = str(first_of(errors))
+                        say(f"{load.name}: {failed[load.name]}")
         return [
             row_of(load, group.shape.model.stem, turns[load.name], failed.get(load.name))
             for load in group.loads
@@ -248,14 +248,21 @@ class Race:
             sized = replace(shape, chunk=chunk)
             with our_server(sized, self.home / f"chunk-{chunk}", self.on) as ours:
                 ours.pause()
-                voice = Voice(shape.model.stem, "tokenizer.chat_template" in read_header(shape.model).values)
                 with turn_of(ours):
+                    voice = Voice(shape.model.stem, ours.facts().chat)
                     track = Track(voice, asyncio.run(scale_of(ours, voice)), self.sizes)
                     found = asyncio.run(Beside(chunk=chunk).run(ours, track, f"chunk {chunk}"))
             names = ("short_ttft_p95", "gap_p95", "gap_max", "gap_p95_times_undisturbed", "long_times_alone")
             told = ", ".join(f"{name} {found[name]:.4g}" for name in names if name in found)
             self.notes.append(f"chunk {chunk}: {told}")
             say(self.notes[-1])
+
+
+def first_of(errors: BaseException) -> BaseException:
+    """The first of a group of errors, which may hold groups."""
+    while isinstance(errors, BaseExceptionGroup):
+        errors = errors.exceptions[0]
+    return errors
 
 
 def weather_line(load: str, racer: str, number: int, weather: Weather, found: Mapping[str, float]) -> str:

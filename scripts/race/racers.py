@@ -25,7 +25,7 @@ import httpx
 import msgspec
 import psutil
 
-from oxlo_local.calls import Gauges
+from oxlo_local.calls import Gauges, ModelFacts
 from oxlo_local.client import Address, Client
 from oxlo_local.errors import OxloError
 from oxlo_local.launch import LaunchedServer
@@ -38,6 +38,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 class _WorkerItem(msgspec.Struct, frozen=True):
     gauges: Gauges
+    facts: ModelFacts
     pid: int | None = None
     rss_bytes: int = 0
 
@@ -87,10 +88,17 @@ class Racer:
 
     def gauges(self) -> Gauges:
         """Our engine's counters, no older than this call (see --ping-seconds); there are none of the peer."""
-        assert self.admin is not None, f"{self.name} has no /admin/workers"
         time.sleep(0.5)
+        return self._worker().gauges
+
+    def facts(self) -> ModelFacts:
+        """What our engine found in the file."""
+        return self._worker().facts
+
+    def _worker(self) -> _WorkerItem:
+        assert self.admin is not None, f"{self.name} has no /admin/workers"
         with Client(self.admin) as client:
-            return msgspec.json.decode(client.get("/admin/workers"), type=_Workers).workers[0].gauges
+            return msgspec.json.decode(client.get("/admin/workers"), type=_Workers).workers[0]
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

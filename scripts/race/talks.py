@@ -39,7 +39,7 @@ class Tongue:
     """A model's template and tokenizer, in this process, so that prompts can be counted as the server reads them."""
 
     def __init__(self, path: Path) -> None:
-        self._llama = Llama(path, TextOptions(ctx=4096, parallel=1, threads=1), lambda _: None)
+        self._llama = Llama(path, TextOptions(ctx=2048, parallel=1, threads=1), lambda _: None)
         self._reader = Reader(self._llama)
         self.template = self._reader.chats
 
