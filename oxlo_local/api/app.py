@@ -24,7 +24,19 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from oxlo_local import log as logs
-from oxlo_local.api import admin, chat, completions, embeddings, guard, models, once, rerank, standing, tokens
+from oxlo_local.api import (
+    admin,
+    chat,
+    completions,
+    embeddings,
+    guard,
+    models,
+    once,
+    rerank,
+    standing,
+    tokens,
+    usage,
+)
 from oxlo_local.api.exchange import SANE_ID, Exchange, State, exchange_of
 from oxlo_local.errors import (
     BadRequest,
@@ -64,6 +76,7 @@ ROUTES = (
     Endpoint("GET", "/admin/workers", admin.workers, who="admin"),
     Endpoint("GET", "/v1/models", models.listing),
     Endpoint("GET", "/v1/models/{model:path}", models.one),
+    Endpoint("GET", "/v1/usage", usage.show),
     Endpoint("POST", "/v1/chat/completions", chat.create, takes_json=True),
     Endpoint("POST", "/v1/completions", completions.create, takes_json=True),
     Endpoint("POST", "/v1/embeddings", embeddings.create, takes_json=True),
