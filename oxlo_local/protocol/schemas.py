@@ -16,6 +16,7 @@ MAX_DEPTH = 64
 MAX_ELEMENTS = 20_000
 MAX_PATTERNS = 4096  # characters of all patterns together
 MAX_BRANCHES = 16  # of one allOf: each is intersected with all others
+MAX_TOGETHER = 8  # patterns and formats that one value has to match
 MAX_MULTIPLE = 1000  # multipleOf becomes an automaton of so many states
 
 _ONE = ("additionalProperties", "items", "additionalItems")
@@ -46,7 +47,7 @@ def check(schema: Node, param: str) -> None:
             f"The patterns of this schema have {patterns} characters; at most {MAX_PATTERNS} can be enforced.",
             param=param,
         )
-    _refuse_circles(nodes, edges)
+    _refuse_costly(nodes, edges, _refuse_circles(nodes, edges))
     _refuse_endless(nodes, edges)
 
 
@@ -180,8 +181,11 @@ def _listed(node: Node, keyword: str) -> list[Node]:
     return [each for each in members if isinstance(each, dict)] if isinstance(members, list) else []
 
 
-def _refuse_circles(nodes: dict[int, tuple[Node, str]], edges: dict[int, Node | None]) -> None:
-    """A schema that means itself, with no property or item between, says nothing about any value."""
+def _refuse_circles(nodes: dict[int, tuple[Node, str]], edges: dict[int, Node | None]) -> list[int]:
+    """A schema that means itself, with no property or item between, says nothing about any value.
+
+    The order that is found on the way: every schema comes before those that it means.
+    """
     meant: dict[int, list[int]] = {}
     for key, (node, _) in nodes.items():
         same = [each for keyword in ("allOf", "anyOf", "oneOf") for each in _listed(node, keyword)]
@@ -192,14 +196,40 @@ def _refuse_circles(nodes: dict[int, tuple[Node, str]], edges: dict[int, Node | 
         for target_id in targets:
             entries[target_id] += 1
     free = deque(key for key, count in entries.items() if count == 0)
+    order = []
     while free:
-        for target_id in meant[free.popleft()]:
+        order.append(free.popleft())
+        for target_id in meant[order[-1]]:
             entries[target_id] -= 1
             if entries[target_id] == 0:
                 free.append(target_id)
     for key, count in entries.items():
         if count and edges[key] is not None:
             raise _cannot("$ref", nodes[key][1], "it leads back to itself")
+    return order
+
+
+def _refuse_costly(
+    nodes: dict[int, tuple[Node, str]], edges: dict[int, Node | None], order: list[int]
+) -> None:
+    """What must hold of one value at once becomes one automaton, whose size may be the product of its parts."""
+    costs: dict[int, int] = {}
+    for key in reversed(order):
+        node, path = nodes[key]
+        # Two multiples meet in their product, so that they may not be two.
+        cost = ("pattern" in node) + ("format" in node) + (MAX_TOGETHER // 2 + 1) * ("multipleOf" in node)
+        target = edges[key]
+        cost += sum(costs[id(each)] for each in _listed(node, "allOf")) + (
+            costs[id(target)] if target is not None else 0
+        )
+        for keyword in ("anyOf", "oneOf"):
+            cost += max((costs[id(each)] for each in _listed(node, keyword)), default=0)
+        if cost > MAX_TOGETHER:
+            keyword = "allOf" if "allOf" in node else "$ref"
+            raise _cannot(
+                keyword, path, f"more than {MAX_TOGETHER} patterns, or 2 multiples, would hold at once"
+            )
+        costs[key] = cost
 
 
 def _refuse_endless(nodes: dict[int, tuple[Node, str]], edges: dict[int, Node | None]) -> None:

@@ -87,6 +87,18 @@ def test_a_keyword_that_would_be_ignored_is_named(keyword: str) -> None:
         ({"type": "object", "minProperties": 2}, "s.minProperties"),
         ({"type": "integer", "multipleOf": 1000003}, "s.multipleOf"),
         ({"allOf": [{"pattern": str(i)} for i in range(17)]}, "s.allOf"),
+        ({"allOf": [{"pattern": str(i)} for i in range(9)]}, "s.allOf"),
+        ({"allOf": [{"allOf": [{"pattern": f"{i}{j}"} for i in range(4)]} for j in range(4)]}, "s.allOf"),
+        ({"multipleOf": 7, "allOf": [{"multipleOf": 991}]}, "s.allOf"),
+        (
+            {
+                "$defs": {
+                    **{f"d{i}": {"pattern": "a", "$ref": f"#/$defs/d{i + 1}"} for i in range(9)},
+                    "d9": {},
+                }
+            },
+            "s.$defs.d0.$ref",
+        ),
         ({"properties": {"a": {"$id": "http://a"}}}, "s.properties.a.$id"),
         ({"properties": {"a": [1]}}, "s.properties.a"),
         ({"pattern": "a" * 5000}, "s"),

@@ -178,12 +178,13 @@ class TextEngine:
 
     def close(self) -> None:
         """Free the model; calls still in the engine are forgotten."""
-        self._intake.close()
+        idle = self._intake.close()
         self._questions.close()
         for sequence in [*self._running.values(), *self._waiting]:
             if sequence.sampler:
                 sequence.sampler.close()
-        self._llama.close()
+        if idle:
+            self._llama.close()
 
     # -- in -----------------------------------------------------------------------------------------------------------
 

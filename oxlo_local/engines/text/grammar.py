@@ -11,7 +11,10 @@ refused and runs out on a thread of its own, of which there are few. llguidance'
 llguidance raises nothing while a sequence runs: a matcher goes into an error state, which `restrict` looks for.
 """
 
+import os
+import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +32,7 @@ F32 = NDArray[np.float32]
 
 SECONDS = 1.0  # that a client waits for a compilation
 COMPILERS = 4  # compilations at once, those included that nobody waits for any more
+NICE = 10  # of a compilation; the decode is what others wait for
 KEPT = 64  # compiled grammars
 # A space where JSON has room for one, or a line's indentation: with no limit, a lost model would write nothing else.
 SPACE = r"( |\n[ \t]{0,40})?"
@@ -123,6 +127,8 @@ class Grammars:
         compiled: Future[LLMatcher] = Future()
 
         def work() -> None:
+            if sys.platform == "linux":  # where a thread has a priority of its own
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
             try:
                 compiled.set_result(_matcher(constraint, tokenizer))
             except BaseException as error:  # a panic in native code arrives as one
@@ -155,9 +161,12 @@ class Grammars:
         finally:
             ahead.result()
 
-    def close(self) -> None:
-        """End the thread; the vocabulary may be freed afterwards."""
+    def close(self) -> bool:
+        """End the threads; False when a compilation, which reads the vocabulary, is still running: leave that alone."""
         self._masks.shutdown()
+        deadline = time.monotonic() + SECONDS
+        waits = (max(0.0, deadline - time.monotonic()) for _ in range(COMPILERS))
+        return all(self._compilers.acquire(timeout=wait) for wait in waits)
 
 
 def _look_ahead(guides: Sequence[Guide]) -> None:

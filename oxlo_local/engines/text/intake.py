@@ -70,8 +70,8 @@ class Intake:
         """Until all calls here have been read, or the time is up."""
         wait([future for _, future in self._calls.values()], timeout=seconds)
 
-    def close(self) -> None:
-        """End the threads."""
+    def close(self) -> bool:
+        """End the threads; whether the model may be freed then."""
         self._prompts.shutdown(cancel_futures=True)
         self._constrained.shutdown(cancel_futures=True)
-        self._grammars.close()
+        return self._grammars.close()

@@ -1,11 +1,18 @@
 """Constrained answers of real models with random weights: whatever they say, it parses and is valid."""
 
 import json
+import re
+from collections.abc import Callable
+from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 
 from oxlo_local.calls import Constraint, Done, Finished, Sampling, TextCall
+from oxlo_local.engines.text.grammar import Grammars
+from oxlo_local.engines.weights import Weights
+from oxlo_local.random_model import SPECIALS, Architecture
 from tests.engines.text.conftest import Answers, MakeEngine, drive
 
 WARM = Sampling(temperature=1.0, seed=11)
@@ -109,3 +116,176 @@ def test_what_ends_is_valid(make_engine: MakeEngine, name: str) -> None:
             ended += 1
     assert ended
     assert all(isinstance(end, Done) for end in answers.ends.values())
+
+
+KINDS: list[Architecture] = ["llama", "gemma2", "mamba", "jamba"]
+SAMPLERS = {
+    "greedy": Sampling(temperature=0),
+    "numpy": Sampling(temperature=1.3, top_p=0.9, min_p=0.01, seed=4),
+    "top_k": Sampling(temperature=1.0, top_k=5, seed=4),
+    "chain": Sampling(temperature=1.0, repeat_penalty=1.2, seed=4),
+    "typical": Sampling(temperature=1.0, typical_p=0.8, seed=4),
+    "mirostat": Sampling(temperature=1.0, mirostat=2, seed=4),
+    "biased": Sampling(temperature=1.0, logit_bias={7: 50.0, 20: -100.0}, seed=4),
+}
+CODE = Constraint("regex", "[0-9]{4}-[a-f]{4}(-[ghi]{2}){3}", "guided_regex")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_sampler_obeys(make_engine: MakeEngine, kind: Architecture, sampler: str) -> None:
+    answers = drive(make_engine(kind), [call("c", CODE, sampling=SAMPLERS[sampler])])
+    assert re.fullmatch(CODE.text, answers.texts["c", 0])
+    assert reasons(answers, "c") == ["stop"]
+
+
+def test_the_graphs_own_sampler_stays_out_of_it(make_engine: MakeEngine) -> None:
+    engine = make_engine(backend_sampling=True)
+    answers = drive(engine, [call("c", CODE), call("free", None, max_tokens=20)])
+    assert re.fullmatch(CODE.text, answers.texts["c", 0])
+    assert answers.done("free").usage.completion_tokens == 20
+
+
+def test_a_seed_decides_a_constrained_answer(make_engine: MakeEngine) -> None:
+    wanted = schema(SCHEMAS["nested arrays"])
+    engine = make_engine()
+    first = drive(engine, [call("a", wanted)])
+    again = drive(
+        engine, [call("b", wanted), call("c", wanted, sampling=Sampling(seed=99)), call("free", None, 30)]
+    )
+    assert first.texts["a", 0] == again.texts["b", 0] != again.texts["c", 0]
+
+
+def test_logprobs_are_the_models_own(make_engine: MakeEngine) -> None:
+    """The first token is scored over the whole vocabulary: what the grammar forbids keeps its probability."""
+    engine = make_engine()
+    free = drive(engine, [call("f", None, 1, logprobs=3, sampling=Sampling(temperature=0))])
+    bound = drive(engine, [call("b", CODE, logprobs=3, sampling=Sampling(temperature=0))])
+    ours, theirs = bound.logprobs["b", 0], free.logprobs["f", 0]
+    assert [each.bytes for each in ours[0].top] == [each.bytes for each in theirs[0].top]
+    assert b"".join(bytes(each.bytes) for each in ours).decode() == bound.texts["b", 0]
+    assert all(each.logprob is not None and each.logprob > -50 for each in ours)
+
+
+def test_a_cut_answer_says_length_and_a_whole_one_stop(make_engine: MakeEngine) -> None:
+    exact = Constraint("regex", "a{12}", "guided_regex")
+    answers = drive(make_engine(), [call("cut", exact, 2), call("whole", exact, 12), call("none", CODE, 400)])
+    assert reasons(answers, "cut") == ["length"] and set(answers.texts["cut", 0]) == {"a"}
+    assert reasons(answers, "whole") == ["stop"] and answers.texts["whole", 0] == "a" * 12
+
+
+def test_an_end_token_comes_only_where_the_text_is_whole(make_engine: MakeEngine) -> None:
+    """Every end token is made as likely as can be, and still the answer is finished first."""
+    ends = range(len(SPECIALS))  # they come first in a model of random_model
+    eager = Sampling(temperature=0, logit_bias=dict.fromkeys(ends, 100.0))
+    answers = drive(
+        make_engine(), [call("c", Constraint("regex", "[ab]{3}[cd]+", "guided_regex"), sampling=eager)]
+    )
+    assert re.fullmatch("[ab]{3}[cd]", answers.texts["c", 0])
+
+
+def test_a_preempted_sequence_goes_on_in_its_grammar(make_engine: MakeEngine) -> None:
+    engine = make_engine(parallel=4, ctx=256, kv_layout="unified")
+    long = Constraint("regex", "([0-9]{3}[a-f]{2}-){12}!", "guided_regex")
+    answers = drive(engine, [call(f"c{i}", long, 200, sampling=Sampling(seed=i)) for i in range(4)])
+    assert engine.gauges().preemptions > 0
+    for i in range(4):
+        assert re.fullmatch(long.text, answers.texts[f"c{i}", 0])
+
+
+def test_a_reused_prefix_changes_nothing(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    prompt = "the same long beginning, again and again, " * 3
+    texts = []
+    for id in ("cold", "warm"):
+        asked = TextCall(id, prompts=[prompt], max_tokens=100, sampling=WARM, constraint=CODE)
+        answers = drive(engine, [asked])
+        texts.append(answers.texts[id, 0])
+    assert answers.done("warm").usage.cached_tokens > 0
+    assert all(re.fullmatch(CODE.text, text) for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "words"),
+    [
+        (Constraint("regex", "(", "p"), "regex"),
+        (Constraint("regex", "a(?=b)", "p"), "look-ahead"),
+        (Constraint("grammar", "root ::= missing", "p"), "missing"),
+        (Constraint("grammar", 'root ::= "open', "p"), "end of input"),
+        (Constraint("grammar", "start: start", "p"), "no text matches"),
+        (Constraint("json_schema", "{", "p"), "EOF"),
+        (schema({"not": {"type": "string"}}), "not"),
+        (schema({"type": "string", "pattern": "(a)\\1"}), "backreferences"),
+        (schema({"$ref": "#"}), "no text matches"),
+        (schema({"type": "object", "x-guidance": {"lenient": True}, "not": {}}), "not"),
+    ],
+)
+def test_what_cannot_be_compiled_fails_alone(
+    make_engine: MakeEngine, constraint: Constraint, words: str
+) -> None:
+    answers = drive(make_engine(), [call("bad", constraint), call("good", CODE)])
+    failed = answers.failed("bad")
+    assert failed.code == "unsupported_value" and words in failed.message and failed.param == constraint.param
+    assert re.fullmatch(CODE.text, answers.texts["good", 0])
+
+
+def test_a_schema_that_compiles_too_long_is_refused_in_time(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = schema(
+        {"type": "object", "properties": {f"property{i:05}": {"type": "string"} for i in range(1600)}}
+    )
+    engine = make_engine()
+    with monkeypatch.context() as impatient:
+        impatient.setattr("oxlo_local.engines.text.grammar.SECONDS", 0.05)
+        answers = drive(engine, [call("slow", slow), call("other", None, 30)])
+    failed = answers.failed("slow")
+    assert "takes longer" in failed.message and failed.code == "unsupported_value"
+    assert answers.done("other").usage.completion_tokens == 30
+
+
+def test_biases_that_ban_every_allowed_token_fail_the_request(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    bans = Sampling(logit_bias=dict.fromkeys(range(engine.facts.vocab_size), -100.0))
+    failed = drive(engine, [call("c", CODE, sampling=bans)]).failed("c")
+    assert (failed.code, failed.param) == ("invalid_value", "logit_bias")
+
+
+def test_a_guide_that_begins_later_leaves_what_comes_before_alone(
+    model_path: Callable[[Architecture], Path],
+) -> None:
+    """As for a model that thinks first: free until `begin`, then the grammar from its start."""
+    weights = Weights(model_path("llama"), 0, lambda _: None)
+    grammars = Grammars(weights)
+    guide = grammars.guide(Constraint("regex", "[0-9]", "p"))
+    letter, digit = (weights.tokenize(text, special=False, add_special=False)[-1] for text in ("a", "7"))
+    free = np.zeros(weights.n_vocab, np.float32)
+    with grammars.beside([guide]):
+        guide.restrict(free)
+    assert np.isfinite(free).all() and guide.allows(letter)
+    guide.accept(letter)
+    guide.begin()
+    other = guide.copy()
+    other.begin()
+    for each in (guide, other):
+        bound = np.zeros(weights.n_vocab, np.float32)
+        with grammars.beside([guide, other]):
+            pass
+        each.restrict(bound)
+        left = [token for token in range(weights.n_vocab) if np.isfinite(bound[token])]
+        assert b"".join(map(weights.piece, left)).isdigit()
+        assert each.allows(digit) and not each.allows(letter) and not any(map(each.allows, weights.eog))
+    guide.accept(digit)
+    assert (guide.complete, other.complete) == (True, False)
+    assert grammars.close()
+    weights.close()
+
+
+def test_a_cancelled_call_is_forgotten_while_it_compiles(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    engine.submit(call("c", schema(SCHEMAS["recursion"])))
+    engine.cancel("c")
+    answers = Answers()
+    while engine.busy():
+        answers.take(engine.step())
+    assert answers.failed("c").code == "cancelled"
