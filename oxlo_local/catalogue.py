@@ -12,20 +12,16 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import msgspec
 from msgspec import Struct, field
 
 from oxlo_local import gguf
 from oxlo_local.calls import Sampling, TextOptions
+from oxlo_local.entry import Build, Embedding, Engine, Image, Kind, Pooling, Price, Shape, Status
 from oxlo_local.errors import BadRequest, ModelNotFound, ModelNotLoaded, UnsupportedValue
 from oxlo_local.limits import price_of
-
-Kind = Literal["chat", "embedding", "rerank", "speech", "image", "tts", "detection"]
-Engine = Literal["text", "speech", "image"]
-Pooling = Literal["cls", "mean", "last"]
-Status = Literal["confirmed", "memory", "unconfirmed"]
 
 # The kinds that have an endpoint.
 SERVED_KINDS: frozenset[Kind] = frozenset({"chat", "embedding", "rerank"})
@@ -38,69 +34,6 @@ EXTRAS: dict[Engine, tuple[str, ...]] = {
 _PACKAGE = Path(__file__).parent
 _MICROS = 1_000_000
 _TYPICAL_KV = 65_536  # numbers a token, as in a 14 B model: for models whose shape nobody has written down
-
-
-class Build(Struct, frozen=True, forbid_unknown_fields=True):
-    """One quantisation of a model: its files in the repository (or patterns of them) and their size in all."""
-
-    bytes: int
-    files: list[str]
-    status: Status
-    exact: bool = True  # False: rounded, or taken from a sibling file
-    sha256: str | None = None  # of the one weights file
-
-
-class Shape(Struct, frozen=True, forbid_unknown_fields=True):
-    """The numbers that decide what a context costs in memory; a file's own header wins over them."""
-
-    architecture: str | None = None
-    layers: int | None = None
-    kv_heads: int | None = None
-    head_dim: int | None = None
-    params_b: float | None = None
-    active_b: float | None = None
-
-
-class Embedding(Struct, frozen=True, forbid_unknown_fields=True):
-    """How an embedding model is used."""
-
-    dimensions: int
-    pooling: Pooling
-    normalize: bool = True
-    query_prefix: str = ""
-    document_prefix: str = ""
-    matryoshka: bool = False  # trained so that its first dimensions alone are an embedding too
-
-
-class Image(Struct, frozen=True, forbid_unknown_fields=True):
-    """How a diffusers pipeline is run."""
-
-    pipeline: str
-    dtype: Literal["bfloat16", "float16"]
-    steps: int
-    guidance: float
-    size: str
-    max_megapixels: float
-    negative_prompt: bool
-    edit: str | None = None
-    min_diffusers: str | None = None
-
-
-class Price(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a token-billed provider asks for this model, or for the nearest that it has. US dollars."""
-
-    provider: str
-    model: str
-    match: Literal["exact", "nearest"]
-    date: str
-    source: str
-    status: Status = "confirmed"
-    input_per_mtok: Decimal | None = None
-    output_per_mtok: Decimal | None = None
-    per_audio_minute: Decimal | None = None
-    per_image: Decimal | None = None
-    per_mchar: Decimal | None = None
-    note: str | None = None
 
 
 class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
-from oxlo_local.catalogue import Catalogue, Price
+from oxlo_local.catalogue import Catalogue
 from oxlo_local.db import Connection, Database
+from oxlo_local.entry import Price
 from oxlo_local.limits import MICROS, PLANS, PLANS_DATE, PLANS_SOURCE
 from oxlo_local.statement import ALWAYS, Period
 

@@ -17,7 +17,8 @@ import msgspec
 from msgspec import Struct
 
 from oxlo_local import fit, gguf
-from oxlo_local.catalogue import Build, Catalogue, Model, file_id
+from oxlo_local.catalogue import Catalogue, Model, file_id
+from oxlo_local.entry import Build
 from oxlo_local.errors import BadRequest, ModelDoesNotFit, ModelNotFound, NotFound, OxloError, Unavailable
 from oxlo_local.hardware import Machine
 from oxlo_local.hub import Hub, RemoteFile, Snapshot, digest

@@ -17,7 +17,7 @@ from oxlo_local.catalogue import SERVED_KINDS, Catalogue, Model
 from oxlo_local.cli import app
 from oxlo_local.config import SETTINGS
 from oxlo_local.errors import Cancelled, OxloError, every_error
-from oxlo_local.protocol.fields import CHAT, COMPLETIONS, Field
+from oxlo_local.protocol.fields import CHAT, COMPLETIONS, DETOKENIZE, EMBEDDINGS, RERANK, TOKENIZE, Field
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -27,7 +27,7 @@ MAP: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("A request's way in", ("server.py", "api/", "protocol/", "inference.py", "calls.py", "errors.py")),
     (
         "Models and their processes",
-        ("lineup.py", "catalogue.py", "fit.py", "hardware.py", "gguf.py", "workers/"),
+        ("lineup.py", "catalogue.py", "entry.py", "fit.py", "hardware.py", "gguf.py", "workers/"),
     ),
     ("Engines, which only workers import", ("engines/",)),
     (
@@ -38,7 +38,9 @@ MAP: tuple[tuple[str, tuple[str, ...]], ...] = (
             "allowance.py",
             "ledger.py",
             "statement.py",
+            "compare.py",
             "audit.py",
+            "verify.py",
             "claims.py",
             "replays.py",
             "instance.py",
@@ -194,6 +196,10 @@ PARTS: dict[str, Callable[[], str]] = {
     "endpoints": endpoints,
     "chat fields": lambda: fields(CHAT),
     "completion fields": lambda: fields(COMPLETIONS),
+    "embedding fields": lambda: fields(EMBEDDINGS),
+    "rerank fields": lambda: fields(RERANK),
+    "tokenize fields": lambda: fields(TOKENIZE),
+    "detokenize fields": lambda: fields(DETOKENIZE),
     "errors": errors,
     "models": models,
     "map": house,

@@ -16,6 +16,7 @@ from oxlo_local import catalogue as room
 from oxlo_local.calls import TextOptions
 from oxlo_local.catalogue import Catalogue, Model, micros, normal, servable, shipped_toml
 from oxlo_local.errors import BadRequest, ModelNotFound, ModelNotLoaded, UnsupportedValue
+from oxlo_local.random_model import Architecture, Pooling, write
 from tests.conftest import ROOT
 from tests.hub import gguf_bytes
 
@@ -113,8 +114,10 @@ def test_nothing_falls_back_unasked() -> None:
 
 def test_it_agrees_with_the_researchers_table(shared: Path) -> None:
     source = tomllib.loads((shared / "reference" / "catalogue.toml").read_text("utf-8"))
-    assert set(source["models"]) | set(source["hosted_only"]) | {"oxlo-demo"} == set(SHIPPED.models)
-    assert source["aliases"] == SHIPPED.aliases
+    ours = {"oxlo-demo", "bge-reranker-v2-m3"}
+    assert set(source["models"]) | set(source["hosted_only"]) | ours == set(SHIPPED.models)
+    added = {"all-minilm": "all-minilm-l6-v2", "bge-reranker": "bge-reranker-v2-m3"}
+    assert source["aliases"] | added == SHIPPED.aliases
     for model_id, facts in source["models"].items():
         model = SHIPPED.models[model_id]
         assert (model.repo, model.revision) == (facts["repo"], facts.get("revision"))
@@ -304,6 +307,44 @@ def test_kinds_to_come_are_refused_with_a_reason() -> None:
         UnsupportedValue, match="whisper-tiny is of kind speech; this version .* serves .* chat"
     ):
         servable(SHIPPED.models["whisper-tiny"])
+
+
+def test_what_embeds_and_reranks_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(room.EXTRAS, "text", ("json",))
+    kinds = {SHIPPED.find(name).kind for name in ("all-minilm", "bge-reranker")}
+    assert kinds == {"embedding", "rerank"}
+    for name in ("all-minilm", "bge-reranker"):
+        servable(SHIPPED.find(name))
+    assert {
+        model.id for model in SHIPPED.models.values() if model.embedding and model.embedding.matryoshka
+    } == {
+        "nomic-embed-text-v1.5",
+        "qwen3-embedding-0.6b",
+    }
+
+
+@pytest.mark.parametrize(
+    ("architecture", "pooling", "kind"),
+    [
+        ("bert", "mean", "embedding"),
+        ("bert", None, "embedding"),
+        ("bert", "rank", "rerank"),
+        ("llama", "last", "embedding"),
+        ("llama", None, "chat"),
+    ],
+)
+def test_a_local_file_says_what_it_is_for(
+    tmp_path: Path, architecture: Architecture, pooling: Pooling | None, kind: str
+) -> None:
+    path = tmp_path / "mine.gguf"
+    write(path, architecture, pooling=pooling)
+    model = SHIPPED.attach(path)
+    del SHIPPED.models[model.id]
+    assert model.kind == kind and model.geometry().pooled == (kind != "chat")
+    told = model.embedding
+    assert (
+        (told.dimensions, told.pooling) == (64, pooling) if told else kind != "embedding" or pooling is None
+    )
 
 
 def test_a_missing_engine_is_refused_with_the_command_that_adds_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from oxlo_local.catalogue import Catalogue, Model, Price
+from oxlo_local.catalogue import Catalogue, Model
 from oxlo_local.compare import Comparison, Offer, Quote, Traffic, compare, cost, quotes
 from oxlo_local.db import Database
+from oxlo_local.entry import Price
 from oxlo_local.ledger import Ask, Ledger, Outcome
 from oxlo_local.statement import Period
 from tests.conftest import Clock

@@ -27,6 +27,15 @@ BIG = Machine(32, 256 * GB, 250 * GB)
 CARD = Machine(16, 64 * GB, 60 * GB, (Gpu("RTX 4090", 24 * GB, 23 * GB, "8.9"),), gpu_engine=True)
 
 
+def test_a_model_that_makes_vectors_has_one_long_batch_and_no_logits() -> None:
+    encoder = msgspec.structs.replace(EIGHT_B, pooled=True, kv_per_token=0)
+    plan = fit.plan("m", encoder, BIG, TextOptions(parallel=8))
+    assert (plan.ctx, plan.parallel, plan.kv) == (8192, 1, 0)
+    assert plan.buffers == 4 * 8192 * (10 * 4096 + 8192)
+    short = fit.plan("m", msgspec.structs.replace(encoder, context=256), BIG)
+    assert short.ctx == 256 and short.buffers == 4 * 512 * (10 * 4096 + 256)
+
+
 def test_the_sum_is_weights_cache_buffers_and_process() -> None:
     plan = fit.plan("m", EIGHT_B, BIG, TextOptions(ctx=8192, parallel=2))
     assert plan.weights == 5 * GB

@@ -8,6 +8,7 @@ import pytest
 
 from oxlo_local.errors import BadRequest
 from oxlo_local.gguf import Header, geometry, read_header, size, whole
+from oxlo_local.random_model import write
 from tests.hub import gguf_bytes
 
 
@@ -21,6 +22,19 @@ def test_a_header_tells_the_shape(tmp_path: Path) -> None:
     assert found.weights == 5000
     assert (found.layers, found.embd, found.vocab, found.context) == (3, 96, 3, 2048)
     assert found.kv_per_token == 3 * 2 * (24 + 24), "layers x KV heads x (key + value)"
+
+
+def test_an_encoder_keeps_no_cache_and_says_how_it_pools(tmp_path: Path) -> None:
+    path = tmp_path / "bert.gguf"
+    write(path, "bert", pooling="rank")
+    header = read_header(path)
+    assert header.pooling == "rank"
+    assert geometry(header, 1).pooled and geometry(header, 1).kv_per_token == 0
+    write(path, "llama", pooling="last")
+    found = geometry(read_header(path), 1)
+    assert found.pooled and found.kv_per_token > 0, "a text model keeps one, whatever becomes of its vectors"
+    write(path, "llama")
+    assert read_header(path).pooling is None and not geometry(read_header(path), 1).pooled
 
 
 def test_a_real_model_is_read(shared: Path) -> None:

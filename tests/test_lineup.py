@@ -7,12 +7,14 @@ import msgspec
 import pytest
 
 from oxlo_local import config
-from oxlo_local.calls import TextOptions
+from oxlo_local.calls import EmbeddingOptions, TextOptions
 from oxlo_local.catalogue import Catalogue, Model
 from oxlo_local.config import Settings
+from oxlo_local.entry import Embedding
 from oxlo_local.errors import BadRequest, ModelDoesNotFit, ModelNotFound, UnsupportedValue
 from oxlo_local.hardware import Machine
 from oxlo_local.lineup import chosen, is_path, laid_over, specs
+from oxlo_local.random_model import Shape, write
 
 PRICE = Decimal("0.001")
 
@@ -80,6 +82,21 @@ def fits(models: list[Model], settings: Settings, gigabytes: float) -> bool:
     except ModelDoesNotFit:
         return False
     return True
+
+
+def test_what_makes_vectors_or_scores_runs_on_its_own_engine(tmp_path: Path, settings: Settings) -> None:
+    path = tmp_path / "e.gguf"
+    write(path, "bert", Shape(layers=1, context=256), pooling="cls")
+    told = Embedding(dimensions=64, pooling="mean")
+    models = [
+        Model(id="e", kind="embedding", embedding=told, path=path, price_usd=PRICE),
+        Model(id="r", kind="rerank", path=path, price_usd=PRICE),
+    ]
+    first, second = specs(models, settings, machine(100))
+    assert first.engine == second.engine == "embedding"
+    assert isinstance(first.options, EmbeddingOptions) and isinstance(second.options, EmbeddingOptions)
+    assert (first.options.pooling, first.options.ctx) == ("mean", 256)
+    assert second.options.pooling is None
 
 
 def test_settings_lie_over_a_model_s_own_options(home: Path) -> None:

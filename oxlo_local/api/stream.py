@@ -22,7 +22,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from oxlo_local.api.exchange import SANE_ID, Exchange, State, exchange_of
 from oxlo_local.calls import Call, Done, Event, Finished, Text
-from oxlo_local.catalogue import Kind, Model
+from oxlo_local.catalogue import Model
+from oxlo_local.entry import Kind
 from oxlo_local.errors import BadRequest, Cancelled, OxloError, ServerError, UnsupportedValue
 from oxlo_local.inference import RequestFacts, Run
 from oxlo_local.metrics import Metrics

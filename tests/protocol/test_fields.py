@@ -4,12 +4,25 @@ import msgspec
 import pytest
 
 from oxlo_local.errors import UnsupportedValue
-from oxlo_local.protocol import chat, completions
-from oxlo_local.protocol.fields import CHAT, COMPLETIONS, Field, refuse_unhonoured
+from oxlo_local.protocol import chat, completions, embeddings, rerank, tokens
+from oxlo_local.protocol.fields import (
+    CHAT,
+    COMPLETIONS,
+    DETOKENIZE,
+    EMBEDDINGS,
+    RERANK,
+    TOKENIZE,
+    Field,
+    refuse_unhonoured,
+)
 
 TABLES: dict[str, tuple[tuple[Field, ...], type[msgspec.Struct]]] = {
     "chat": (CHAT, chat.ChatRequest),
     "completions": (COMPLETIONS, completions.CompletionRequest),
+    "embeddings": (EMBEDDINGS, embeddings.EmbeddingsRequest),
+    "rerank": (RERANK, rerank.RerankRequest),
+    "tokenize": (TOKENIZE, tokens.TokenizeRequest),
+    "detokenize": (DETOKENIZE, tokens.DetokenizeRequest),
 }
 NEUTRAL = [
     (endpoint, field) for endpoint, (table, _) in TABLES.items() for field in table if field.fate == "neutral"
@@ -17,6 +30,7 @@ NEUTRAL = [
 BODY: dict[str, dict[str, object]] = {
     "chat": {"model": "m", "messages": [{"role": "user", "content": "x"}]},
     "completions": {"model": "m", "prompt": "x"},
+    "rerank": {"model": "m", "query": "x", "documents": ["x"]},
 }
 
 
@@ -24,6 +38,8 @@ def decode(endpoint: str, **fields: object) -> list[str]:
     body = json.dumps({**BODY[endpoint], **fields}).encode()
     if endpoint == "chat":
         return chat.decode(body, strict=True)[1]
+    if endpoint == "rerank":
+        return rerank.decode(body, strict=True)[1]
     return completions.decode(body, strict=True)[1]
 
 
