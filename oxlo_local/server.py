@@ -27,7 +27,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from oxlo_local import __version__, hardware, lineup, log
+from oxlo_local import __version__, audit, hardware, lineup, log
 from oxlo_local.api.app import ROUTES, State, create_app, not_http
 from oxlo_local.api.rehearsal import rehearse
 from oxlo_local.catalogue import Catalogue
@@ -219,6 +219,7 @@ class House:
 
     async def live(self, listener: socket.socket, signals: Signals, began: float) -> int:
         """From the first start of a worker to the last byte. Raises ModelNotLoaded when a model cannot be started."""
+        await self.ledger.announce(self.inference.prices, audit.os_user())
         url = url_of(listener)
         http = HttpServer(http_config(create_app(self.state)))
         serving = asyncio.create_task(http.serve(sockets=[listener]))

@@ -372,3 +372,12 @@ async def test_a_key_pays_its_own_price_under_its_own_list(ledger: Ledger, keys:
     await ledger.reserve(listed)
     rows = [(row["price_micros"], row["price_version"]) for row in ledger_rows(home)]
     assert rows == [(7, version_of(prices)), (3, version_of(prices)), (2, "list")]
+
+
+@pytest.mark.parametrize(("micros", "admitted"), [(299, 2), (300, 3), (301, 3)])
+async def test_a_budget_is_exact_to_the_micro_dollar(
+    ledger: Ledger, keys: Keys, micros: int, admitted: int
+) -> None:
+    _, ask = await made(keys, Limits(budget=Budget(micros, "month")))
+    answers = await asyncio.gather(*(ledger.reserve(ask) for _ in range(5)), return_exceptions=True)
+    assert sum(isinstance(answer, Entry) for answer in answers) == admitted
