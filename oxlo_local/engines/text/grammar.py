@@ -45,7 +45,10 @@ class Guide:
         self._matcher = matcher
         self._n_vocab = n_vocab
         self._param = param
-        self._mask: NDArray[np.int32] = np.zeros((n_vocab + 31) // 32, np.int32)
+        self._mask: NDArray[np.int32] = np.zeros(
+            (n_vocab + 31) // 32, np.int32
+        )  # a bit for each token that may come
+        self._forbidden: NDArray[np.bool_] = np.zeros(n_vocab, np.bool_)
         self._known = False  # whether the mask is that of the next token
         self._begun = False
 
@@ -65,6 +68,8 @@ class Guide:
         """Compute the next token's mask, if that has not been done."""
         if self._begun and not self._known:
             self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
+            bits = np.unpackbits((~self._mask).view(np.uint8), count=self._n_vocab, bitorder="little")
+            self._forbidden = bits.view(np.bool_)
             self._known = True
 
     def restrict(self, logits: F32) -> None:
@@ -77,12 +82,11 @@ class Guide:
                 f"this constraint became too complex ({_first_line(self._matcher.get_error())}): simplify it",
                 param=self._param,
             )
-        forbidden = np.unpackbits((~self._mask).view(np.uint8), count=self._n_vocab, bitorder="little")
-        np.copyto(logits, -np.inf, where=forbidden.view(np.bool_))
+        np.copyto(logits, -np.inf, where=self._forbidden)
 
     def allows(self, token: int) -> bool:
         """Whether `token` may come next; asked between `restrict` and `accept`."""
-        return not self._begun or bool(self._mask[token >> 5] >> (token & 31) & 1)
+        return not self._begun or not self._forbidden[token]
 
     def accept(self, token: int) -> None:
         """Go on to the state after `token`."""
