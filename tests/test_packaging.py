@@ -36,7 +36,7 @@ def imported(folder: Path) -> set[str]:
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 found.add((node.module or "").split(".")[0])
-    scripts = {path.stem for path in (ROOT / "scripts").iterdir()}  # tests import them (pythonpath in pyproject.toml)
+    scripts = {path.stem for path in (ROOT / "scripts").iterdir()}  # pytest puts them on the path
     return found - set(sys.stdlib_module_names) - {"oxlo_local", "tests"} - scripts
 
 
