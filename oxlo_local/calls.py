@@ -49,6 +49,7 @@ class Tool(Struct, frozen=True, omit_defaults=True):
     name: str
     parameters: str = '{"type":"object","properties":{}}'
     description: str | None = None
+    strict: bool = False  # its arguments are always valid
 
 
 class ToolCall(Struct, frozen=True):

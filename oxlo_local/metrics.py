@@ -87,6 +87,12 @@ class Metrics:
         self._tokens = Counter(
             "oxlo_tokens", "Tokens of answered requests", ("model", "kind"), registry=registry
         )
+        self._no_calls = Counter(
+            "oxlo_broken_tool_calls",
+            "Texts that looked like a tool call and were none, answered as content",
+            ("model",),
+            registry=registry,
+        )
 
     def expect(self, endpoints: Iterable[str], model: str) -> None:
         """Make the series of a model before its first request: they start at 0, and that request need not make them."""
@@ -95,6 +101,7 @@ class Metrics:
             self._total.labels(endpoint, model)
         self._first.labels(model)
         self._between.labels(model)
+        self._no_calls.labels(model)
         self.tokens(model, Usage())
 
     def request_started(self) -> None:
@@ -121,6 +128,11 @@ class Metrics:
         self._tokens.labels(model, "prompt").inc(usage.prompt_tokens)
         self._tokens.labels(model, "cached").inc(usage.cached_tokens)
         self._tokens.labels(model, "completion").inc(usage.completion_tokens)
+        self._tokens.labels(model, "reasoning").inc(usage.reasoning_tokens)
+
+    def broken_call(self, model: str) -> None:
+        """What a model wrote looked like a tool call and was none."""
+        self._no_calls.labels(model).inc()
 
     def text(self) -> bytes:
         """Everything, in Prometheus text form."""

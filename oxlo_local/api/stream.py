@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from oxlo_local.api.exchange import SANE_ID, Exchange, State, exchange_of
-from oxlo_local.calls import Call, Done, Event, Finished, Text
+from oxlo_local.calls import Call, CallBroken, Done, Event, Finished, Output
 from oxlo_local.catalogue import Model
 from oxlo_local.entry import Kind
 from oxlo_local.errors import BadRequest, Cancelled, OxloError, ServerError, UnsupportedValue
@@ -151,7 +151,9 @@ class Pace:
 
     def see(self, event: Event) -> None:
         """Note an event at the moment it comes."""
-        if isinstance(event, Text):
+        if isinstance(event, CallBroken):
+            self._metrics.broken_call(self._model)
+        if isinstance(event, Output):
             now = time.perf_counter()
             before = self._last.get(event.choice)
             if before is not None:

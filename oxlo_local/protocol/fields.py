@@ -87,8 +87,10 @@ CHAT: tuple[Field, ...] = (
     Field(
         "messages",
         "honoured",
-        "roles system, developer (= system), user, assistant; text and text parts, joined by line feeds; "
-        "tool messages and media parts are a 400",
+        "roles system, developer (= system), user, assistant, tool, function; text and text parts, joined by line "
+        "feeds; "
+        "a last assistant message is continued; `name` is shown to the model where its template has a place for it; "
+        "`reasoning_content` of earlier turns likewise; media parts are a 400",
     ),
     Field("max_tokens", "honoured", "at least 1; unset: the rest of the context"),
     Field("max_completion_tokens", "honoured", "as `max_tokens`; both only if equal"),
@@ -110,17 +112,42 @@ CHAT: tuple[Field, ...] = (
         "cannot be is a 400 that names the keyword",
     ),
     Field("modalities", "neutral", "text only", (["text"],)),
-    Field("tools", "neutral", "no tool calls yet", ([],)),
-    Field("tool_choice", "neutral", "no tool calls yet", ("none", "auto")),
-    Field("parallel_tool_calls", "neutral", "without tools it asks for nothing", (True, False)),
-    Field("functions", "neutral", "no tool calls yet", ([],)),
-    Field("function_call", "neutral", "no tool calls yet", ("none", "auto")),
+    Field(
+        "tools",
+        "honoured",
+        "functions, up to 128; with `strict` their arguments are always valid; custom tools are a 400",
+    ),
+    Field(
+        "tool_choice",
+        "honoured",
+        "none, auto, required, one function, or allowed_tools; without `tools` only none and auto",
+    ),
+    Field("parallel_tool_calls", "honoured", "false: the answer ends with its first call"),
+    Field("functions", "honoured", "the old name of `tools`; answered in the old form"),
+    Field("function_call", "honoured", "the old name of `tool_choice`"),
     Field("audio", "neutral", "no spoken answers"),
     Field("prediction", "neutral", "no predicted outputs"),
     Field("web_search_options", "neutral", "nothing leaves this machine"),
     Field("moderation", "neutral", "there is no moderation model"),
-    Field("reasoning_effort", "neutral", "no control of thinking yet"),
+    Field(
+        "reasoning_effort",
+        "honoured",
+        "none, minimal, low, medium, high, xhigh: handed to templates that know an effort; where they only know a "
+        "switch, none is off and all others are on; a 400 where they know neither",
+    ),
     Field("verbosity", "neutral", "no such control in local models"),
+    Field("enable_thinking", "extension", "switches thinking on or off where the template knows a switch"),
+    Field("thinking_budget", "extension", "tokens, where the template knows a budget; else a 400"),
+    Field(
+        "reasoning_format",
+        "extension",
+        "split, the default: `reasoning_content`; inline: in `content`, between tags",
+    ),
+    Field(
+        "chat_template_kwargs",
+        "extension",
+        "`enable_thinking`, `thinking`, `reasoning_effort`, `thinking_budget`",
+    ),
     *_EXTENSIONS,
 )
 

@@ -107,8 +107,12 @@ TABLE = {
         "messages[0].content[0].type",
         LATER,
     ),
-    "tool-role": said({"role": "tool", "content": "4", "tool_call_id": "a"}, "messages[0].role", LATER),
-    "tool-calls": said({"role": "assistant", "tool_calls": [{}]}, "messages[0].tool_calls", LATER),
+    "tool-role": said({"role": "tool", "content": "4", "tool_call_id": "a"}, "messages[0].tool_call_id"),
+    "tool-calls": said({"role": "assistant", "tool_calls": [{}]}, "messages[0].tool_calls[0].id"),
+    "tool-name": chat("tools[0].function.name", tools=[{"type": "function", "function": {"name": "a b\n"}}]),
+    "tool-choice": chat("tool_choice", tool_choice="required"),
+    "functions": chat("functions[0].name", functions=[{"description": "f"}]),
+    "effort": chat("reasoning_effort", reasoning_effort="much"),
     # numbers out of their range or of another type
     "temperature-text": chat("temperature", temperature="hot"),
     "temperature-bool": chat("temperature", temperature=True),
@@ -146,9 +150,7 @@ TABLE = {
     "metadata-many": chat("metadata", metadata={str(n): "" for n in range(17)}),
     "user-number": chat("user", user=1),
     # what later work brings
-    "tools": chat("tools", LATER, tools=[{"type": "function", "function": {"name": "f"}}]),
-    "tool-choice": chat("tool_choice", LATER, tool_choice="required"),
-    "functions": chat("functions", LATER, functions=[{"name": "f"}]),
+    "tools": chat("tools[0].type", LATER, tools=[{"type": "custom", "custom": {"name": "f"}}]),
     "schema-keyword": chat("guided_json.not", LATER, guided_json={"not": {}}),
     "schema-circle": chat("guided_json.$ref", LATER, guided_json={"$ref": "#"}),
     "schema-type": chat("response_format.type", response_format={"type": "xml"}),
@@ -158,7 +160,6 @@ TABLE = {
     "store": chat("store", LATER, store=True),
     "tier": chat("service_tier", LATER, service_tier="priority"),
     "web-search": chat("web_search_options", LATER, web_search_options={}),
-    "effort": chat("reasoning_effort", LATER, reasoning_effort="high"),
     "verbosity": chat("verbosity", LATER, verbosity="low"),
     "tail-free": chat("tfs_z", LATER, tfs_z=0.5),
     # completions

@@ -65,12 +65,7 @@ def test_roles_and_text_parts() -> None:
 @pytest.mark.parametrize(
     ("message", "param"),
     [
-        ({"role": "tool", "content": "4", "tool_call_id": "1"}, "messages[0].role"),
-        ({"role": "function", "content": "4", "name": "f"}, "messages[0].role"),
-        ({"role": "assistant", "tool_calls": [{"id": "1"}]}, "messages[0].tool_calls"),
-        ({"role": "assistant", "function_call": {"name": "f", "arguments": ""}}, "messages[0].function_call"),
         ({"role": "assistant", "audio": {"id": "a"}}, "messages[0].audio"),
-        ({"role": "user", "content": "x", "tool_call_id": "1"}, "messages[0].tool_call_id"),
         (
             {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]},
             "messages[0].content[0].type",
