@@ -136,7 +136,7 @@ def test_a_wheel_carries_it_inside_the_package(tmp_path: Path) -> None:
     assert shipped_toml() == ROOT / "models.toml"
     package = tmp_path / "oxlo_local"
     package.mkdir()
-    for name in ("__init__", "catalogue", "gguf", "limits", "calls", "errors"):
+    for name in ("__init__", "catalogue", "entry", "gguf", "limits", "calls", "errors"):
         shutil.copy(ROOT / "oxlo_local" / f"{name}.py", package)
     shutil.copy(ROOT / "models.toml", package)
     code = "from oxlo_local.catalogue import *; print(shipped_toml(), len(Catalogue.load(None, installed={}).models))"
