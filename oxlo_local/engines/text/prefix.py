@@ -100,7 +100,8 @@ def place(
     start = target if source is None else source
     refuge = _refuge(target, start, idle)
     whole = source is not None and not source.running and keep >= WORTH_KEEPING * len(source.tokens)
-    if whole and (start in near or (target.tokens and refuge is None)):
+    spoils = bool(target.tokens) and (refuge is None or bool(slots[refuge].tokens and slots[refuge].used))
+    if whole and (start in near or spoils):
         return Place(start.index, start.index, keep)
     return Place(target.index, start.index, keep, refuge, moved=whole)
 

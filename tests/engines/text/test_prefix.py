@@ -109,6 +109,10 @@ def test_packed_a_conversation_stays_rather_than_cost_another_its_cache() -> Non
     other, far = Slot(1, [9] * 40, used=2), Slot(2, [7] * 40, used=3)
     table = [Slot(0, [8], running=True, target=[8, 9]), other, far, Slot(3, conversation, used=4)]
     assert place([*conversation, 1], table, anything, packed=True) == Place(3, 3, 50)
+    older = Slot(4, [6] * 40, used=1)  # where slot 1's cache would go, and whose own would be lost
+    assert place([*conversation, 1], [*table, older], anything, packed=True) == Place(3, 3, 50)
+    older.used = 0  # nothing worth having: a conversation that moved on
+    assert place([*conversation, 1], [*table, older], anything, packed=True) == Place(1, 3, 50, 4, moved=True)
 
 
 @given(st.lists(st.integers(0, 2), max_size=40), st.lists(st.integers(0, 2), max_size=40), st.integers(0, 40))
