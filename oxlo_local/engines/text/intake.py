@@ -34,7 +34,8 @@ class Intake:
 
     def take(self, call: TextCall) -> None:
         """Begin to read a call."""
-        if call.constraint is not None or call.tool_choice == "required":
+        strict = call.tool_choice == "required" or any(tool.strict for tool in call.tools)
+        if call.constraint is not None or strict:
             future = self._constrained.submit(self._read, call)
         elif Reader.size(call) > INLINE:
             future = self._prompts.submit(self._read, call)
