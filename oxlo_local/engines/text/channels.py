@@ -74,7 +74,8 @@ class Channels:
     """Takes one choice's text apart.
 
     `tools` = name -> schema of the arguments (JSON text), empty where none may be called. `new_id` makes ids of calls.
-    `inline`: reasoning is said as content, between tags. Not `parallel`: the answer ends with its first call.
+    `opened`: the prompt ended within a thought. `forced`: the answer is calls from its first token on. `inline`:
+    reasoning is said as content, between tags. Not `parallel`: the answer ends with its first call.
     """
 
     def __init__(
@@ -85,12 +86,13 @@ class Channels:
         tools: Mapping[str, str],
         new_id: Callable[[], str],
         opened: bool = False,
+        forced: bool = False,
         inline: bool = False,
         parallel: bool = True,
     ) -> None:
         self.thinking = opened
         """It is thinking now."""
-        self.answering = not opened and format is not harmony.HARMONY
+        self.answering = not opened and (forced or format is not harmony.HARMONY)
         """It answers, or may: what an answer has to be holds from here on."""
         self.called = 0
         """Calls that are whole."""
@@ -208,7 +210,11 @@ class Channels:
     # -- saying -------------------------------------------------------------------------------------------------------
 
     def _say(self, said: Said) -> None:
-        self._said.append(said)
+        last = self._said[-1] if self._said else None
+        if isinstance(said, Argued) and isinstance(last, Argued) and last.index == said.index:
+            self._said[-1] = Argued(said.index, last.text + said.text)
+        else:
+            self._said.append(said)
 
     def _speak(self, text: str) -> None:
         if text:

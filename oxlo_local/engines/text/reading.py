@@ -17,6 +17,7 @@ from oxlo_local.engines.text.thinking import opened, switches
 from oxlo_local.engines.text.toolcalls.harmony import HARMONY
 from oxlo_local.errors import BadRequest, ContextLengthExceeded, UnsupportedValue
 
+ANY = '{"type":"object"}'
 TURN = 64  # characters that the rendering of an empty turn is worth
 
 
@@ -111,26 +112,30 @@ class Reader:
             tools=tools,
             new_id=short_id if format.short_ids else long_id,
             opened=is_open,
+            forced=call.tool_choice == "required",
             inline=call.thinking.inline,
             parallel=call.parallel_tool_calls,
         )
 
     def constraint(self, call: TextCall) -> Constraint | None:
-        """What the answer of a call has to be: what its client says, or one call at least where one is required.
+        """What the answer of a call has to be: what its client says, or calls where they are required or strict.
 
-        Raises UnsupportedValue (param "tool_choice") for a model whose calls cannot be forced.
+        Raises UnsupportedValue (param "tool_choice" or "tools") for a model whose calls cannot be held to that.
         """
-        if call.tool_choice != "required" or self._template is None:
+        forced = call.tool_choice == "required"
+        strict = (
+            call.tool_choice == "auto" and call.constraint is None and any(tool.strict for tool in call.tools)
+        )
+        if self._template is None or not (forced or strict):
             return call.constraint
-        writing = self._template.format.writing
-        if writing is None:
-            raise UnsupportedValue(
-                "the format of this model's calls cannot be forced yet", param="tool_choice"
-            )
-        tools = {tool.name: tool.parameters for tool in call.tools}
-        grammar = writing.grammar(tools, parallel=call.parallel_tool_calls)
+        format = self._template.format
+        if format.writing is None or (strict and format is HARMONY):
+            param = "tool_choice" if forced else "tools"
+            raise UnsupportedValue("this model's calls cannot be forced or strict yet", param=param)
+        tools = {tool.name: tool.parameters if forced or tool.strict else ANY for tool in call.tools}
+        grammar = format.writing.grammar(tools, parallel=call.parallel_tool_calls)
         tokens = {text.decode(): token for token, text in self.markers.items()}
-        return Constraint("grammar", lark(grammar, tokens), "tools")
+        return Constraint("grammar", lark(grammar, tokens, unless=() if forced else format.starts), "tools")
 
     def _render(self, call: TextCall, messages: Sequence[Message]) -> str:
         template = self._template

@@ -5,7 +5,16 @@ import json
 import pytest
 
 from oxlo_local.calls import (
-    CallArguments, CallBegun, Event, Failed, Finished, Message, Sampling, Text, TextCall, Tool,
+    CallArguments,
+    CallBegun,
+    Event,
+    Failed,
+    Finished,
+    Message,
+    Sampling,
+    Text,
+    TextCall,
+    Tool,
 )  # fmt: skip
 from oxlo_local.engines.text.forced import lark
 from oxlo_local.engines.text.toolcalls import FORMATS
@@ -76,7 +85,8 @@ def test_every_grammar_compiles_and_accepts_what_the_format_writes(format: Forma
     from llguidance import LLMatcher, LLTokenizer
 
     assert format.writing is not None
-    schema = '{"type":"object","properties":{"place":{"type":"string"},"count":{"type":"integer"}},"required":["place"]}'
+    properties = '"properties":{"place":{"type":"string"},"count":{"type":"integer"}}'
+    schema = '{"type":"object",' + properties + ',"required":["place"]}'
     grammar = lark(format.writing.grammar({"find": schema}, parallel=True), {})
     tokenizer = LLTokenizer("byte")
     matcher = LLMatcher(tokenizer, LLMatcher.grammar_from_lark(grammar))
@@ -85,3 +95,35 @@ def test_every_grammar_compiles_and_accepts_what_the_format_writes(format: Forma
     text = format.writing.text(calls)
     tokens = tokenizer.tokenize_str(text)
     assert matcher.validate_tokens(tokens) == len(tokens), text
+
+
+@pytest.mark.parametrize("format", WRITING, ids=lambda format: format.name)
+def test_strict_calls_may_be_left_out_but_not_be_wrong(format: Format) -> None:
+    from llguidance import LLMatcher, LLTokenizer
+
+    assert format.writing is not None
+    schema = '{"type":"object","properties":{"count":{"type":"integer"}},"required":["count"]}'
+    grammar = format.writing.grammar({"find": schema}, parallel=True)
+    tokenizer = LLTokenizer("byte")
+    source = LLMatcher.grammar_from_lark(lark(grammar, {}, unless=format.starts))
+
+    def accepts(text: str) -> bool:
+        matcher = LLMatcher(tokenizer, source)
+        assert not matcher.is_error(), matcher.get_error()
+        return (
+            all(matcher.consume_token(token) for token in tokenizer.tokenize_str(text))
+            and matcher.is_accepting()
+        )
+
+    call = format.writing.text([("find", '{"count": 31}')])
+    assert accepts("Well, {so} be it.\n")
+    assert accepts(call)
+    assert accepts(f"I look.\n{call}")
+    assert not accepts(call.replace("31", '"x"'))
+    assert not accepts(f"I look.\n{call.replace('31', 'x')}")
+
+
+def test_a_model_that_may_call_writes_text(make_engine: MakeEngine) -> None:
+    strict = [Tool("stop", '{"type":"object","properties":{},"additionalProperties":false}', strict=True)]
+    events = events_of(make_engine, forced(tools=strict, tool_choice="auto", max_tokens=20))
+    assert "".join(e.text for e in events if isinstance(e, Text))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from oxlo_local.calls import Message
 from oxlo_local.engines.text import prompt
-from oxlo_local.engines.text.conversation import truncate
+from oxlo_local.engines.text.conversation import leading_systems, truncate
 from oxlo_local.engines.text.prompt import ChatTemplate
 from oxlo_local.errors import BadRequest, ServerError
 
@@ -283,7 +283,7 @@ def test_truncation_drops_as_few_of_the_oldest_turns_as_it_can(talk: list[Messag
         asked += 1
         return len(part) <= room
 
-    head = prompt.leading_systems(talk)
+    head = leading_systems(talk)
     starts = [i for i in range(head + 1, len(talk)) if talk[i].role == "user"]
     candidates = [talk, *([*talk[:head], *talk[i:]] for i in starts)]
     expected = next((part for part in candidates if len(part) <= room), None)

@@ -148,6 +148,16 @@ class Format:
     short_ids: bool = False  # ids are 9 letters and digits
     silent: tuple[str, ...] = ()  # markers around content that say nothing
 
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """What a call can begin with."""
+        written = self.writing.begin + self.writing.before if self.writing else ""
+        return (
+            self.begins
+            if self.begins and not self.bare
+            else (*self.begins, re.split(r"\{(?:name|json)\}", written)[0])
+        )
+
 
 # -- the three shapes -------------------------------------------------------------------------------------------------
 
