@@ -44,12 +44,13 @@ from oxlo_local.calls import (
 from oxlo_local.engines import Progress
 from oxlo_local.engines.questions import Questions
 from oxlo_local.engines.text.batcher import Piece, Work, graphs, plan
+from oxlo_local.engines.text.cache import Cache
 from oxlo_local.engines.text.grammar import Grammars
 from oxlo_local.engines.text.intake import Intake, Reading
 from oxlo_local.engines.text.llama import CacheFull, DecodeFailed, Llama, Row
 from oxlo_local.engines.text.measure import fewest_together
 from oxlo_local.engines.text.output import TextOutput
-from oxlo_local.engines.text.prefix import Follow, Place, Slot, place
+from oxlo_local.engines.text.prefix import Follow, Place, Slot
 from oxlo_local.engines.text.reading import Reader
 from oxlo_local.engines.text.sampling import Sampler, logprob, unscored
 from oxlo_local.engines.text.sequence import Request, Sequence
@@ -75,7 +76,7 @@ class TextEngine:
         options = load.options if isinstance(load.options, TextOptions) else TextOptions()
         self._llama = Llama(Path(load.path), options, progress)
         self._reader = Reader(self._llama)
-        self._slots = [Slot(index) for index in range(self._llama.options.parallel or 1)]
+        self._cache = Cache(self._llama)
         self._running: dict[int, Sequence] = {}  # by slot
         self._waiting: list[Sequence] = []
         self._requests: dict[str, Request] = {}
@@ -85,15 +86,14 @@ class TextEngine:
         self._up: list[Event] = []
         self._questions = Questions(self._llama, self._reader.prompt_of)
         self._answered = False
-        self._together = self._llama.options.together or fewest_together(self._llama, len(self._slots))
-        self._tick = 0
+        self._together = self._llama.options.together or fewest_together(self._llama, len(self._cache.slots))
         self._arrivals = 0
         self._strayed = 0
         self._totals = _Totals()
         self.facts = ModelFacts(
             architecture=self._llama.meta("general.architecture") or "unknown",
             context_length=self._llama.context_length,
-            parallel=len(self._slots),
+            parallel=len(self._cache.slots),
             vocab_size=self._llama.n_vocab,
             parameters=self._llama.parameters,
             file_bytes=self._llama.file_bytes,
@@ -150,24 +150,19 @@ class TextEngine:
         elif not self._up:
             self._questions.wait(0.05)
         if not self._running:
-            self._strayed = self._account()
+            self._strayed = self._cache.strayed()
         events, self._up = self._up, []
         return events
 
-    def _account(self) -> int:
-        """Tokens by which our account of the cache and libllama's differ; anything but 0 is a fault of ours."""
-        return sum(abs(len(slot.tokens) - self._llama.computed(slot.index)) for slot in self._slots)
-
     def gauges(self) -> Gauges:
         totals = self._totals
-        slots, length = self._slots, self._llama.context_length
         return Gauges(
             running=len(self._running),
             waiting=len(self._waiting) + len(self._intake),
-            kv_used=sum(len(slot.tokens) for slot in slots),
-            kv_idle=sum(len(slot.tokens) for slot in slots if not slot.running),
+            kv_used=self._cache.used(),
+            kv_idle=self._cache.used(idle=True),
             kv_strayed=self._strayed,
-            kv_total=length if self._llama.unified else length * len(slots),
+            kv_total=self._cache.size,
             prefill_tokens=totals.prefill,
             cached_tokens=totals.cached,
             generated_tokens=totals.generated,
@@ -224,7 +219,7 @@ class TextEngine:
     def _admit(self) -> None:
         """Give slots to waiting sequences in order of arrival; one that follows another lets later ones pass."""
         self._stops.clear()
-        idle = len(self._slots) - len(self._running)
+        idle = len(self._cache.slots) - len(self._running)
         for sequence in list(self._waiting):
             if idle == 0:
                 return
@@ -242,17 +237,11 @@ class TextEngine:
     def _where(self, sequence: Sequence) -> Place | Follow | None:
         follow = sequence.follow
         if follow is not None:
-            slot = self._slots[follow.leader]
+            slot = self._cache.slots[follow.leader]
             if self._running.get(follow.leader) is sequence.leader and len(slot.tokens) < follow.length:
                 return follow
             sequence.follow = sequence.leader = None
-        return place(
-            sequence.tokens,
-            self._slots,
-            self._holds,
-            reuse=not sequence.scores_prompt,
-            packed=not self._llama.unified,
-        )
+        return self._cache.place(sequence.tokens, reuse=not sequence.scores_prompt)
 
     def _has_room(self, sequence: Sequence) -> bool:
         """Whether the shared cells of a unified cache can take the sequence beside the running ones.
@@ -265,13 +254,9 @@ class TextEngine:
         known = sum(len(running.tokens) + AHEAD for running in self._running.values())
         return known + len(sequence.tokens) + AHEAD <= self._llama.context_length
 
-    def _holds(self, slot: Slot, keep: int) -> bool:
-        return self._llama.holds(slot.index, len(slot.tokens), keep)
-
     def _start(self, sequence: Sequence, where: Place) -> None:
-        slot = self._slots[where.slot]
-        keep = self._attach(slot, where)
-        slot.running, slot.target, slot.used = True, sequence.tokens, self._next_tick()
+        slot = self._cache.enter(where, sequence.tokens)
+        keep = len(slot.tokens)
         sequence.slot = slot
         sequence.echo_logprobs.clear()
         self._running[slot.index] = sequence
@@ -294,30 +279,6 @@ class TextEngine:
         if not request.started:
             request.started = True
             self._up.append(Started(request.call.id, request.prompt_tokens, request.cached_tokens))
-
-    def _attach(self, slot: Slot, where: Place) -> int:
-        """Make the slot hold the prefix; how many tokens it really holds then."""
-        source, keep = self._slots[where.source], where.keep
-        if where.save is not None:
-            refuge = self._slots[where.save]
-            self._llama.copy(slot.index, refuge.index, len(slot.tokens))
-            refuge.tokens, refuge.used = slot.tokens, slot.used
-        if keep == 0:
-            self._llama.clear(slot.index)
-        elif slot is not source:
-            keep = keep if self._llama.copy(source.index, slot.index, keep) else 0
-        elif keep < len(slot.tokens):
-            keep = keep if self._llama.trim(slot.index, keep) else 0
-        if keep == 0 < where.keep:
-            self._llama.clear(slot.index)
-        slot.tokens = source.tokens[:keep]
-        if where.moved:
-            source.used = 0
-        return keep
-
-    def _next_tick(self) -> int:
-        self._tick += 1
-        return self._tick
 
     # -- computing ----------------------------------------------------------------------------------------------------
 
@@ -344,7 +305,7 @@ class TextEngine:
         return [
             piece
             for piece in pieces
-            if piece.slot in self._running and piece.start == len(self._slots[piece.slot].tokens)
+            if piece.slot in self._running and piece.start == len(self._cache.slots[piece.slot].tokens)
         ]
 
     def _compute(self, pieces: list[Piece]) -> None:
@@ -364,7 +325,7 @@ class TextEngine:
             return
         for piece in pieces:
             sequence = self._running[piece.slot]
-            self._slots[piece.slot].tokens += sequence.tokens[piece.start : piece.start + piece.count]
+            self._cache.slots[piece.slot].tokens += sequence.tokens[piece.start : piece.start + piece.count]
             if piece.count > 1 or not sequence.generated:
                 self._totals.prefill += piece.count
         for row in rows:
@@ -372,33 +333,23 @@ class TextEngine:
 
     def _make_room(self, pieces: list[Piece]) -> None:
         """Free cells: an idle cache, else the youngest sequence's; the step is planned anew afterwards."""
-        idle = [slot for slot in self._slots if not slot.running and slot.tokens]
-        if idle:
-            oldest = min(idle, key=lambda slot: slot.used)
-            self._llama.clear(oldest.index)
-            oldest.tokens = []
-        elif len(self._running) > 1:
+        if not self._cache.forget_oldest():
             youngest = max(self._running.values(), key=lambda sequence: sequence.arrival)
-            self._preempt(youngest)
-        else:
-            (alone,) = self._running.values()
-            message = "the KV cache has no room for this request alone"
-            self._fail(alone.request.call.id, ServerError.code, message)
+            if len(self._running) > 1:
+                self._preempt(youngest)
+            else:
+                message = "the KV cache has no room for this request alone"
+                self._fail(youngest.request.call.id, ServerError.code, message)
         self._compute(self._still(pieces))
 
     def _preempt(self, sequence: Sequence) -> None:
-        slot = self._leave_slot(sequence)
-        self._llama.clear(slot.index)
-        slot.tokens = []
+        self._cache.forget(self._leave_slot(sequence))
         self._waiting.insert(0, sequence)
         self._totals.preemptions += 1
 
     def _halve(self, pieces: list[Piece], error: DecodeFailed) -> None:
         for piece in pieces:
-            slot = self._slots[piece.slot]
-            if not self._llama.trim(slot.index, len(slot.tokens)):
-                self._llama.clear(slot.index)
-                slot.tokens = []
+            self._cache.rewind(self._cache.slots[piece.slot])
         if len(pieces) == 1:
             sequence = self._running[pieces[0].slot]
             self._fail(
@@ -485,7 +436,7 @@ class TextEngine:
         if sequence.sampler:
             sequence.sampler.detach()
         del self._running[slot.index]
-        slot.running, slot.target, slot.used = False, (), self._next_tick()
+        self._cache.leave(slot)
         sequence.slot = None
         return slot
 

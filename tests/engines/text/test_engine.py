@@ -270,7 +270,7 @@ def assert_intact(engine: TextEngine) -> None:
     """Nothing runs, and the cache holds just the tokens that the slots say."""
     gauges = engine.gauges()
     assert (gauges.running, gauges.waiting) == (0, 0)
-    for slot in engine._slots:
+    for slot in engine._cache.slots:
         assert not slot.running
         assert engine._llama.computed(slot.index) == len(slot.tokens)
 
