@@ -14,6 +14,7 @@ from oxlo_local.calls import Thinking, Tool
 from oxlo_local.errors import BadRequest, UnsupportedValue
 from oxlo_local.protocol import parts
 from oxlo_local.protocol.constraints import of_schema
+from oxlo_local.protocol.schemas import check_size
 
 NAME = "^[a-zA-Z0-9_-]{1,64}$"
 MAX_TOOLS = 128
@@ -161,10 +162,11 @@ def _tool(function: FunctionDefinition, path: str, *, forced: bool) -> Tool:
     if forced or function.strict:
         text = of_schema(schema, f"{path}.parameters").text
     else:
+        check_size(schema, f"{path}.parameters")
         try:
             text = msgspec.json.encode(schema).decode()
-        except (RecursionError, OverflowError):
-            raise BadRequest("The parameters are nested too deeply.", param=f"{path}.parameters") from None
+        except OverflowError:
+            raise BadRequest("A number has more than 64 bits.", param=f"{path}.parameters") from None
     return Tool(function.name, text, function.description, strict=bool(function.strict))
 
 

@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 from oxlo_local.calls import Message, ToolCall
 from oxlo_local.errors import BadRequest, UnsupportedValue
 from oxlo_local.protocol import parts
+from oxlo_local.protocol.schemas import check_size
 
 _PART_FIELDS = frozenset({"type", "text", "refusal", "prompt_cache_breakpoint"})
 Id = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -145,10 +146,13 @@ def _arguments(function: Function, path: str) -> str:
     text = function.arguments.strip() or "{}"
     try:
         value = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        check_size(value, path)
+    except (msgspec.DecodeError, UnicodeError, RecursionError, BadRequest):
         value = None
     if not isinstance(value, dict):
-        raise BadRequest("The arguments of a call are a JSON object, as text.", param=f"{path}.arguments")
+        raise BadRequest(
+            "The arguments of a call are a JSON object of moderate size, as text.", param=f"{path}.arguments"
+        )
     return text
 
 

@@ -9,6 +9,10 @@ from tests.protocol.test_chat import HELLO, call, request
 SCHEMA = {"type": "object", "properties": {"place": {"type": "string"}}}
 TEXT = '{"type":"object","properties":{"place":{"type":"string"}}}'
 
+DEEP: object = {}
+for _ in range(400):
+    DEEP = {"items": DEEP}
+
 
 def tool(name: str = "find", **more: object) -> dict[str, object]:
     return {"type": "function", "function": {"name": name, "parameters": SCHEMA, **more}}
@@ -73,6 +77,7 @@ def test_a_function_without_parameters_takes_none() -> None:
         ({"tools": [tool(), tool()]}, "tools[1].function.name"),
         ({"tools": [tool(strict=True, parameters={"type": "object", "uniqueItems": 7})]}, None),
         ({"tools": [tool()] * 129}, "tools"),
+        ({"tools": [tool(parameters=DEEP)]}, "tools[0].function.parameters"),
         ({"tools": [tool()], "functions": [tool()["function"]]}, "functions"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": named("find")}, "tool_choice"),

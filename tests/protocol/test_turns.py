@@ -70,6 +70,15 @@ def test_the_old_form_of_a_call_and_its_result() -> None:
             "messages[1].tool_calls[0].function.arguments",
         ),
         (
+            [
+                {
+                    "role": "assistant",
+                    "function_call": {"name": "f", "arguments": '{"a":' + "[" * 400 + "]" * 400 + "}"},
+                }
+            ],
+            "messages[1].function_call.arguments",
+        ),
+        (
             [{"role": "assistant", "function_call": {"name": "f", "arguments": "no"}}],
             "messages[1].function_call.arguments",
         ),
