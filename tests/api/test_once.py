@@ -23,11 +23,10 @@ from oxlo_local.calls import EchoOptions
 from oxlo_local.cli import app as cli
 from tests.api.conftest import Site, StartSite, chat_body, connect, site_of
 from tests.api.crash_site import STEPS
-from tests.conftest import ROOT, gone, until
+from tests.conftest import ROOT, RunningServer, gone, until
 from tests.openai_description import judge
 
 CHAT = "/v1/chat/completions"
-POSTS = [endpoint.path for endpoint in ROUTES if endpoint.method == "POST"]
 SLOW = EchoOptions(step_seconds=0.01, parallel=1)
 
 
@@ -65,9 +64,9 @@ def send_under(site: Site, key: str, body: dict[str, object]) -> socket.socket:
 # -- the same again ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", POSTS)
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions"])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_every_post_is_answered_once(site: Site, path: str, stream: bool) -> None:
+def test_the_same_again_is_the_same_answer(site: Site, path: str, stream: bool) -> None:
     words = {"messages": chat_body()["messages"]} if "chat" in path else {"prompt": "one two"}
     body = {"model": "echo", "stream": stream, "mood": "odd", **words}
     headers = {"idempotency-key": f"{path}-{stream}"}
@@ -79,6 +78,38 @@ def test_every_post_is_answered_once(site: Site, path: str, stream: bool) -> Non
         is_repeated(site.client.post(path, json=body, headers=headers), first)
     rows = site.rows()[before:]
     assert [row["status"] for row in rows] == ["settled"] and rows[0]["id"] == first.headers["x-oxlo-entry"]
+
+
+# A request for every other metered POST, to the models of `vectors`.
+BODIES: dict[str, dict[str, object]] = {
+    "/v1/embeddings": {"model": "mean", "input": "one"},
+    "/v1/rerank": {"model": "rank", "query": "one", "documents": ["one", "two"]},
+}
+UNMETERED = {"/tokenize", "/detokenize", "/apply-template"}
+
+
+def test_every_metered_post_has_its_body_here() -> None:
+    posts = {endpoint.path for endpoint in ROUTES if endpoint.method == "POST"}
+    told = {CHAT, "/v1/completions", *BODIES}
+    assert posts - UNMETERED == told, "give the new endpoint a request here: it has to be answered once"
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_so_it_is_at_every_metered_endpoint(vectors: RunningServer, path: str) -> None:
+    before, headers = len(vectors.rows()), {"idempotency-key": path}
+    first, again = (httpx.post(vectors.url + path, json=BODIES[path], headers=headers) for _ in range(2))
+    assert first.status_code == 200
+    is_repeated(again, first)
+    assert [row["status"] for row in vectors.rows()[before:]] == ["settled"]
+
+
+def test_what_costs_nothing_is_done_again(vectors: RunningServer) -> None:
+    before = len(vectors.rows())
+    for text in ("one", "one", "another body"):
+        body, headers = {"model": "mean", "content": text}, {"idempotency-key": "free"}
+        answer = httpx.post(f"{vectors.url}/tokenize", json=body, headers=headers)
+        assert answer.status_code == 200 and "x-oxlo-replayed" not in answer.headers
+    assert len(vectors.rows()) == before
 
 
 def test_another_body_is_a_conflict(site: Site) -> None:
@@ -223,15 +254,6 @@ def test_it_is_the_same_after_a_restart_and_in_another_process(home: Path) -> No
         assert statuses(three) == ["settled"]
 
 
-def test_two_processes_wait_for_each_other(home: Path) -> None:
-    with site_of(home, SLOW) as one, site_of(home, SLOW) as two, ThreadPoolExecutor(2) as threads:
-        first = threads.submit(ask, one, "shared", max_tokens=40)
-        until(lambda: one.fleet.status()[0].running == 1)
-        second = threads.submit(ask, two, "shared", max_tokens=40)
-        is_repeated(second.result(), first.result())
-        assert statuses(two) == ["settled"]
-
-
 @contextmanager
 def crash_site(home: Path, step: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
     process = subprocess.Popen(
@@ -247,6 +269,31 @@ def crash_site(home: Path, step: str) -> Iterator[tuple[str, "subprocess.Popen[s
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def test_two_processes_wait_for_each_other(home: Path) -> None:
+    body, headers = chat_body("one", max_tokens=60), {"idempotency-key": "shared"}
+    with crash_site(home, "never") as (url, _), site_of(home) as site, ThreadPoolExecutor(2) as threads:
+        first = threads.submit(httpx.post, url + CHAT, json=body, headers=headers, timeout=20)
+        until(lambda: statuses(site) == ["open"])
+        second = threads.submit(ask, site, "shared", "one", max_tokens=60)
+        is_error(ask(site, "shared", "another"), 400, "idempotency_conflict")
+        is_repeated(second.result(), first.result())
+        assert statuses(site) == ["settled"]
+
+
+def test_of_two_processes_one_is_killed_and_the_other_runs(home: Path) -> None:
+    body, headers = chat_body("one", max_tokens=500), {"idempotency-key": "inherited"}
+    with crash_site(home, "never") as (url, process), site_of(home) as site, ThreadPoolExecutor(2) as threads:
+        first = threads.submit(httpx.post, url + CHAT, json=body, headers=headers, timeout=20)
+        until(lambda: statuses(site) == ["open"])
+        second = threads.submit(ask, site, "inherited", "one", max_tokens=500)
+        process.kill()
+        assert isinstance(first.exception(), httpx.TransportError)
+        until(lambda: site.run(site.ledger.sweep()) == 1)  # a server does this every few seconds
+        assert second.result().status_code == 200 and "x-oxlo-replayed" not in second.result().headers
+        closed = [(row["status"], row["reason"]) for row in site.rows()]
+        assert closed == [("refunded", "crashed"), ("settled", None)]
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
