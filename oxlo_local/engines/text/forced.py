@@ -1,4 +1,4 @@
-"""A format's calls as a grammar that llguidance reads, for answers that have to be calls, or whose calls must be valid.
+"""A format's calls as a grammar for llguidance, for answers that must be calls, or whose calls must be valid.
 
 Markers that are control tokens stand in it as tokens, since no text can mean them.
 """
