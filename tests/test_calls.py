@@ -26,7 +26,7 @@ def example(annotation: Any, *, full: bool) -> Any:
         return {example(arms[0], full=full): example(arms[1], full=full)}
     if origin is not None:  # a list, or a Sequence of events
         return [example(arms[0], full=full)]
-    return {str: "schön\n", int: 7, float: 0.25, bool: True}[annotation]
+    return {str: "schön\n", bytes: b"\x00\xff", int: 7, float: 0.25, bool: True}[annotation]
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["required", "full"])
