@@ -75,9 +75,10 @@ class Answer(Struct, frozen=True):
 
 @dataclass
 class _Turn:
-    """A request under way in this process."""
+    """A request under way in this process. Its body is the key's once it is `known` that no other was before it."""
 
     body: bytes
+    known: asyncio.Event = field(default_factory=asyncio.Event)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -117,13 +118,14 @@ class Replays:
         Raises IdempotencyConflict, IdempotencyExpired, LedgerUnavailable.
         """
         while (running := self._turns.get(demand.scope)) is not None:
-            if running.body != demand.body:
+            await running.known.wait()
+            if running.body != demand.body and not running.over.is_set():
                 raise claims.conflict()
             await running.over.wait()
-        self._turns[demand.scope] = _Turn(demand.body)
+        turn = self._turns[demand.scope] = _Turn(demand.body)
         try:
             claim = Claim(self._ids.next(self._now_ms()), demand)
-            found = await self._take(claim)
+            found = await self._take(claim, turn)
             if found is FREE:
                 return claim
             answer = await asyncio.to_thread(self._read, found.entry_id)
@@ -133,7 +135,7 @@ class Replays:
         self._pass_on(demand)
         return answer
 
-    async def _take(self, claim: Claim) -> Found:
+    async def _take(self, claim: Claim, turn: _Turn) -> Found:
         """Claim the key, once no other process holds it; FREE if this has been done."""
         while True:
             moment = (self._now_ms(), self._since_ms())
@@ -143,6 +145,7 @@ class Replays:
             except asyncio.CancelledError:
                 self._drop(claim)  # behind the write that may have taken it
                 raise
+            turn.known.set()
             if found is not HELD:
                 return found
             while found is HELD:
@@ -169,7 +172,9 @@ class Replays:
             self._owed.append(claim_id)
 
     def _pass_on(self, demand: Demand) -> None:
-        self._turns.pop(demand.scope).over.set()
+        turn = self._turns.pop(demand.scope)
+        turn.over.set()
+        turn.known.set()
 
     # -- answers -------------------------------------------------------------------------------------------------------
 

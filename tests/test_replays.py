@@ -145,6 +145,16 @@ async def test_two_processes_wait_for_each_other(desk: Desk, home: Path, clock: 
         await other.close()
 
 
+async def test_a_conflict_is_told_to_the_one_who_is_wrong(desk: Desk) -> None:
+    entry = await desk.carry_out(await desk.claimed(demand()))
+    bodies = ["other", "body", "other", "body", "third"]  # each comes while the one before it is looked at
+    found = await asyncio.gather(
+        *(desk.replays.claim(demand(body=body)) for body in bodies), return_exceptions=True
+    )
+    for body, result in zip(bodies, found, strict=True):
+        assert result == answer_of(entry) if body == "body" else isinstance(result, IdempotencyConflict)
+
+
 async def test_a_claim_of_a_dead_process_is_free(desk: Desk, home: Path, clock: Clock) -> None:
     dead = await Desk(home, clock).open()
     await dead.claimed(demand("before its entry"))
