@@ -24,7 +24,7 @@ from oxlo_local.catalogue import Catalogue, Model
 from oxlo_local.errors import Cancelled, OxloError, ServerError, from_code
 from oxlo_local.keys import Role
 from oxlo_local.ledger import AddressClass, Ask, Entry, Ledger, Outcome
-from oxlo_local.limits import UNLIMITED, Limits, version_of
+from oxlo_local.limits import TIERS, UNLIMITED, Limits, version_of
 from oxlo_local.workers.stream import Stream
 from oxlo_local.workers.supervisor import Fleet
 
@@ -33,7 +33,7 @@ from oxlo_local.workers.supervisor import Fleet
 class Caller:
     """Who asks: the id of the key ("local" without one), what it may do, and where it calls from.
 
-    Of `limits` only models and endpoints are looked at here; what counts is checked by the ledger, with its own copy.
+    Of `limits`, models, endpoints and the tier are looked at here; what counts is checked by the ledger itself.
     """
 
     key_id: str
@@ -157,7 +157,9 @@ class Inference:
             entry = await self._ledger.reserve(ask)
             try:
                 # One name from the log through the pipe to the row, and unique whatever the protocol chose.
-                stream = place.submit(msgspec.structs.replace(call, id=entry.id))
+                stream = place.submit(
+                    msgspec.structs.replace(call, id=entry.id), TIERS.index(caller.limits.tier)
+                )
             except BaseException:
                 await self._ledger.refund(entry, ServerError.code, Outcome(error_code=ServerError.code))
                 raise

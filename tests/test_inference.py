@@ -19,6 +19,8 @@ from oxlo_local.db import Database
 from oxlo_local.errors import (
     Cancelled,
     ContextLengthExceeded,
+    InsufficientQuota,
+    ModelNotAllowed,
     ModelNotFound,
     ModelNotLoaded,
     OxloError,
@@ -30,8 +32,9 @@ from oxlo_local.errors import (
     WorkerLost,
 )
 from oxlo_local.inference import Caller, Closing, Inference, RequestFacts, Run, closing, price_list
+from oxlo_local.keys import Keys
 from oxlo_local.ledger import Ledger
-from oxlo_local.limits import version_of
+from oxlo_local.limits import UNLIMITED, Budget, Limits, version_of
 from oxlo_local.workers.stream import Stream
 from oxlo_local.workers.supervisor import Fleet
 from tests.workers.conftest import echo, ready, say, status, until
@@ -80,6 +83,8 @@ class House:
         *,
         model: str = "echo",
         call_for: Callable[[Model], Call] | None = None,
+        limits: Limits = UNLIMITED,
+        key_id: str = "local",
         **fields: Any,
     ) -> Any:
         """Open a run that says `text` back."""
@@ -87,7 +92,7 @@ class House:
         return self.inference.open(
             make,
             model=model,
-            caller=Caller("local", "admin", "loopback"),
+            caller=Caller(key_id, "admin", "loopback", limits),
             request=RequestFacts("req-1", "/v1/chat/completions"),
         )
 
@@ -158,6 +163,49 @@ async def test_a_fallback_is_told_and_the_row_names_the_model_that_ran(house_of:
         await read(run)
         assert run.model.id == "echo" and "gone is not here" in run.warnings[0]
     assert (await house.row()).model == "echo"
+
+
+async def test_a_key_is_refused_what_it_was_not_made_for_before_anything_else(house_of: MakeHouse) -> None:
+    house = await house_of()
+
+    def refuse(model: Model) -> Call:
+        raise AssertionError("the call was made")
+
+    for limits in (Limits(models=("llama-*",)), Limits(endpoints=("audio",))):
+        for model in ("echo", "asleep"):  # also where the model is not running
+            with pytest.raises(ModelNotAllowed):
+                async with house.open("x", model=model, limits=limits, call_for=refuse):
+                    pass
+    async with house.open("x", model="parrot", limits=Limits(models=("echo",), tier="batch")) as run:
+        await read(run)  # an alias is what it stands for
+    assert len(await house.rows()) == 1
+
+
+async def test_a_key_without_money_is_refused_and_its_place_is_free_again(house_of: MakeHouse) -> None:
+    house = await house_of(queue_max=1)
+    key, _ = await Keys(house.db).create("ci", limits=Limits(budget=Budget(2700, "total")))
+    async with house.open("x", key_id=key.id) as run:
+        await read(run)
+        assert run.entry.standings[0].remaining == 0
+    for _ in range(5):
+        with pytest.raises(InsufficientQuota):
+            async with house.open("x", key_id=key.id):
+                pass
+    async with house.open("x") as run:  # somebody else
+        await read(run)
+    assert [row.key_id for row in await house.rows()] == [key.id, "local"]
+
+
+async def test_an_endpoint_may_have_a_price_of_its_own(house_of: MakeHouse) -> None:
+    house = await house_of()
+    priced = Model(
+        id="echo", path=Path("/echo"), price_usd=PRICE, endpoint_prices={"chat": Decimal("0.0005")}
+    )
+    house.catalogue.models["echo"] = priced
+    async with house.open("x") as run:
+        await read(run)
+    assert (await house.row()).price_micros == 500
+    assert price_list(house.catalogue)["echo@chat"] == 500
 
 
 async def test_what_is_refused_before_the_row_leaves_none(house_of: MakeHouse) -> None:

@@ -30,6 +30,7 @@ MOVES: dict[State, frozenset[State]] = {
     "stopped": frozenset({"starting"}),
 }
 
+MIDDLE_RANK = 1  # of a call that nothing is said about
 LOSSES_MAX = 5  # a worker lost more often than this within the window is given up
 LOSS_WINDOW = 600.0  # seconds
 FIRST_PAUSE = 0.25  # seconds before the first restart; doubled with each further one
@@ -78,6 +79,7 @@ class Lane:
     parallel: int = 1
     held: int = 0  # admitted, their rows being written
     waiting: dict[str, int] = field(default_factory=dict)
+    ranks: dict[str, int] = field(default_factory=dict)  # of those that wait; a lower one goes first
     sent: dict[str, int] = field(default_factory=dict)
     running: dict[str, tuple[int, float]] = field(default_factory=dict)  # slots, time of the start
     service: float = SERVICE_GUESS
@@ -223,8 +225,8 @@ class Router:
         """Give a held place back."""
         self.lanes[model].held -= 1
 
-    def submit(self, model: str, id: str, slots: int) -> list[Action]:
-        """A call takes its held place; it needs `slots` sequences."""
+    def submit(self, model: str, id: str, slots: int, rank: int = MIDDLE_RANK) -> list[Action]:
+        """A call takes its held place; it needs `slots` sequences, and goes before those of a higher rank."""
         lane = self.lanes[model]
         lane.held -= 1
         if lane.state == "failed":
@@ -235,7 +237,7 @@ class Router:
         if slots == 0 and lane.serving():  # it waits for nobody, and nobody for it
             lane.sent[id] = slots
             return [Send(lane.model, id)]
-        lane.waiting[id] = slots
+        lane.waiting[id], lane.ranks[id] = slots, rank
         return list(self._pump(lane))
 
     def started(self, id: str, now: float) -> None:
@@ -277,13 +279,14 @@ class Router:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _pump(self, lane: Lane) -> Iterator[Send]:
-        """Send waiting calls, oldest first, while the worker's window is open."""
+        """Send waiting calls, by rank and then oldest first, while the worker's window is open."""
         if not lane.serving():
             return
         window = 2 * lane.parallel
         while lane.waiting and len(lane.sent) + len(lane.running) < window:
-            id = next(iter(lane.waiting))
+            id = min(lane.waiting, key=lane.ranks.__getitem__)  # the first of equals is the oldest
             lane.sent[id] = lane.waiting.pop(id)
+            del lane.ranks[id]
             yield Send(lane.model, id)
 
     def _fail_waiting(self, lane: Lane, code: str, message: str) -> list[Action]:
@@ -294,6 +297,7 @@ class Router:
 
     def _forget(self, lane: Lane, id: str) -> None:
         lane.waiting.pop(id, None)
+        lane.ranks.pop(id, None)
         lane.sent.pop(id, None)
         lane.running.pop(id, None)
         self._lane_of.pop(id, None)

@@ -40,7 +40,7 @@ from oxlo_local.calls import (
 from oxlo_local.config import Settings
 from oxlo_local.workers.child import WORKER_COMMAND, Child
 from oxlo_local.workers.pipe import Garbled
-from oxlo_local.workers.router import Action, Fail, Lane, Pulse, Router, Send, Spawn, State
+from oxlo_local.workers.router import MIDDLE_RANK, Action, Fail, Lane, Pulse, Router, Send, Spawn, State
 from oxlo_local.workers.stream import Stream
 
 SILENT_PINGS = 15  # unanswered ones that make a process count as frozen
@@ -99,10 +99,12 @@ class Place:
         self._model = model
         self._taken = False
 
-    def submit(self, call: Call) -> Stream:
-        """Send the call on its way. Once only; what goes wrong from here on is the stream's terminal event."""
+    def submit(self, call: Call, rank: int = MIDDLE_RANK) -> Stream:
+        """Send the call on its way, before waiting ones of a higher rank. Once only; what goes wrong from here on is
+        the stream's terminal event.
+        """
         assert not self._taken
-        stream = self._fleet.dispatch(self._model, call)
+        stream = self._fleet.dispatch(self._model, call, rank)
         self._taken = True
         return stream
 
@@ -213,7 +215,7 @@ class Fleet:
 
     # -- for Place ----------------------------------------------------------------------------------------------------
 
-    def dispatch(self, model: str, call: Call) -> Stream:
+    def dispatch(self, model: str, call: Call, rank: int) -> Stream:
         """Queue a call whose place is held."""
         if call.id in self._streams or call.id in self._calls:
             raise ValueError(f"a call with the id {call.id!r} is already here")
@@ -222,7 +224,7 @@ class Fleet:
         if self._settings.request_timeout > 0:
             loop = asyncio.get_running_loop()
             self._expiries[call.id] = loop.call_later(self._settings.request_timeout, self._expire, call.id)
-        self._perform(self._router.submit(model, call.id, slots_of(call)))
+        self._perform(self._router.submit(model, call.id, slots_of(call), rank))
         return stream
 
     def leave(self, model: str) -> None:

@@ -54,6 +54,22 @@ def test_an_illegal_move_is_refused() -> None:
         router.restarting("m")
 
 
+def test_those_of_a_lower_rank_are_sent_first_and_equals_in_their_order() -> None:
+    router = router_with(queue_max=100, parallel=1)
+    for number, rank in enumerate([1, 1, 2, 1, 0, 2, 0]):
+        router.admit("m")
+        router.submit("m", f"c{number}", 1, rank)
+    assert list(router.lanes["m"].sent) == ["c0", "c1"]  # the window was open
+    assert router.withdraw("c6")
+    order = [action.id for held in ("c0", "c1", "c4", "c3", "c2") for action in sent(router.ended(held, 1.0))]
+    assert order == ["c4", "c3", "c2", "c5"]
+    assert router.lanes["m"].ranks == {}
+
+
+def sent(actions: list[Action]) -> list[Send]:
+    return [action for action in actions if isinstance(action, Send)]
+
+
 def test_a_call_without_slots_waits_for_nobody_and_says_nothing_about_service() -> None:
     router = router_with(queue_max=100)
     for i in range(6):
