@@ -163,8 +163,9 @@ class Standing:
 
 
 class TooManyRequests(OxloError):
-    """A limit that was reached; the leaves say which. `standings` are the limits of the key, where it has any, and
-    `price_micros` is what the request would have cost.
+    """More requests a minute, or at once, than the key may make.
+
+    `standings` are the limits of the key, where it has any, and `price_micros` is what the request would have cost.
     """
 
     status = 429
