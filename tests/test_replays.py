@@ -228,8 +228,11 @@ async def test_half_written_files_of_dead_processes_are_removed(desk: Desk, cloc
     for file, age in ((old, 3601), (young, 60)):
         file.touch()
         os.utime(file, (clock.now - age,) * 2)
+    strange = desk.settings.replays_dir / "e_folder"
+    strange.mkdir()
+    os.utime(strange, (0, 0))
     await desk.replays.tidy()
-    assert not old.exists() and young.exists()
+    assert not old.exists() and young.exists() and strange.is_dir()
 
 
 async def test_what_could_not_be_given_back_is_given_back_later(desk: Desk, home: Path) -> None:
