@@ -242,14 +242,15 @@ class Replays:
             for file in files:
                 with contextlib.suppress(OSError):
                     stat = file.stat(follow_symlinks=False)
-                    found.append((stat.st_mtime, stat.st_size, Path(file.path)))
+                    if file.is_file(follow_symlinks=False):
+                        found.append((stat.st_mtime, stat.st_size, Path(file.path)))
         total = sum(size for _, size, _ in found)
         most = self._settings.idempotency_total_bytes
         room = round(most * ROOM_MADE) if total > most else most
         half_written = self._clock() - DRAFT_SECONDS
         for written, size, path in sorted(found):
             if written < since or total > room or (path.suffix and written < half_written):
-                with contextlib.suppress(OSError):  # a folder of somebody's: it is in nobody's way
+                with contextlib.suppress(OSError):  # `oxlo purge` may have been quicker
                     path.unlink()
                     total -= size
         return total
