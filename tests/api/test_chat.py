@@ -72,7 +72,7 @@ def test_models_that_cannot_answer(site: Site) -> None:
     far = refused(site.client.post(CHAT, json={**chat_body(), "model": "far-away"}), 404, "model_not_found")
     assert "oxlo pull far-away" in str(far["message"])
     refused(site.client.post(CHAT, json={**chat_body(), "model": "idle"}), 503, "model_not_loaded")
-    ear = refused(site.client.post(CHAT, json={**chat_body(), "model": "ear"}), 400, "invalid_value")
+    ear = refused(site.client.post(CHAT, json={**chat_body(), "model": "ear"}), 400, "unsupported_value")
     assert ear["param"] == "model"
     assert len(site.rows()) == before
 

@@ -84,7 +84,7 @@ TABLE = {
     "model-unknown": Bad({**chat_body(), "model": "gpt-4o"}, "model", "model_not_found", 404),
     "model-path": Bad({**chat_body(), "model": "../../etc/passwd"}, "model", "model_not_found", 404),
     "model-control": Bad({**chat_body(), "model": "a\r\nb\x00"}, "model", "model_not_found", 404),
-    "model-of-speech": chat("model", model="ear"),
+    "model-of-speech": Bad({**chat_body(), "model": "ear"}, "model", "unsupported_value"),
     "messages-empty": chat("messages", messages=[]),
     "messages-string": chat("messages", messages="hello"),
     "messages-object": chat("messages", messages={}),
