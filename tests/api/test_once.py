@@ -1,6 +1,8 @@
 """Idempotency-Key over real HTTP: one charge and one answer, whatever happens to server and client in between."""
 
+import asyncio
 import json
+import random
 import re
 import socket
 import subprocess
@@ -238,6 +240,30 @@ def test_an_answer_whose_client_left_is_completed_for_its_return(start_site: Sta
     assert again.text.count("three") == 20 and ("[DONE]" in again.text) == stream
     (row,) = site.rows()
     assert (row["status"], row["error_code"], row["completion_tokens"]) == ("settled", None, 60)
+
+
+async def test_a_crowd_that_leaves_and_comes_back_is_charged_once_for_each_key(start_site: StartSite) -> None:
+    site = start_site(EchoOptions(step_seconds=0.002, parallel=8))
+    chance = random.Random(4)
+
+    async def visit(client: httpx.AsyncClient, number: int) -> httpx.Response | None:
+        """Ask, and perhaps not stay: the number is in the row's metadata."""
+        body = chat_body("one two", max_tokens=12, stream=number % 2 == 0, metadata={"number": str(number)})
+        try:
+            async with asyncio.timeout(chance.choice([0.01, 0.03, 0.1, None])):
+                return await client.post(CHAT, json=body, headers={"idempotency-key": f"crowd-{number}"})
+        except TimeoutError:
+            return None
+
+    async with httpx.AsyncClient(base_url=site.url, timeout=30, limits=httpx.Limits()) as client:
+        await asyncio.gather(*(visit(client, number) for _ in range(6) for number in range(20)))
+        for number in range(20):
+            answer = None
+            while answer is None:
+                answer = await visit(client, number)
+            assert answer.status_code == 200 and answer.text.count("two") == 6
+    charged = [row["metadata"] for row in site.rows() if row["status"] != "refunded"]
+    assert sorted(map(str, charged)) == sorted(json.dumps({"number": str(number)}) for number in range(20))
 
 
 # -- two processes, and one that dies ----------------------------------------------------------------------------------
