@@ -299,7 +299,7 @@ class House:
         await self.fleet.drain(self.settings.drain_seconds)
 
     async def _sweep(self) -> None:
-        """Refund the rows of servers that died, write what is owed, and forget what is over, as long as this one lives."""
+        """Refund the rows of servers that died, write what is owed, forget what is over, while this one lives."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             try:
