@@ -303,5 +303,5 @@ def commands() -> list[str]:
                     found[line.removeprefix("scripts/")] = None
                 if intent.name == "all_commands":
                     named = filled.partition(".")[0].replace(" and ", ", ")
-                    found.update(dict.fromkeys(f"oxlo {name}" for name in named.split(", ")))
+                    found.update(dict.fromkeys(f"oxlo {name} --help" for name in named.split(", ")))
     return sorted(found)
