@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+import msgspec
 from rich.bar import Bar
 from rich.table import Table
 
@@ -151,11 +152,21 @@ def print_events(since: float | None, id_or_name: str | None, as_json: bool) -> 
     table.columns[-1].overflow = "fold"
     for event in events:
         amount = "" if event.amount_micros is None else usd(event.amount_micros)
-        told = safe(event.why or event.detail or "")
+        told = safe(_told(event))
         table.add_row(
             local(event.at_ms / 1000), safe(event.who), event.action, event.key_id or "", amount, told
         )
     print_table(table)
+
+
+def _told(event: audit.Event) -> str:
+    """Why, or what; of a price list only how much of it is new, because --json has it all."""
+    if event.action == "prices_changed" and event.detail is not None:
+        change = msgspec.json.decode(event.detail, type=audit.PriceChange)
+        return (
+            f"list {change.version}: {len(change.changed)} prices differ from list {change.before or 'none'}"
+        )
+    return event.why or event.detail or ""
 
 
 def _plain_event(event: audit.Event) -> dict[str, object]:

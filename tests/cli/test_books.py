@@ -134,6 +134,23 @@ def test_a_comparison_names_sources_nearest_models_and_where_flat_loses(
     assert told["unpriced"] == [{"model": "my-own-file", "requests": 1}]
 
 
+def test_a_new_price_list_is_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def announce() -> str:
+        db = Database.open(here / "ledger.db")
+        ledger = await Ledger.open(db, here / "locks")
+        version = await ledger.announce({f"model-{number}": 1000 for number in range(300)}, "user x")
+        await ledger.close()
+        db.close()
+        return version
+
+    version = asyncio.run(announce())
+    books.print_events(None, None, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and f"list {version}: 300 prices differ from list none" in lines[1]
+    books.print_events(None, None, as_json=True)
+    assert json.loads(capsys.readouterr().out)["detail"]["changed"]["model-7"] == [None, 1000]
+
+
 def test_a_comparison_of_nothing_is_no_error(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     books.print_comparison((None, None), as_json=False)
     assert capsys.readouterr().out == "0 settled requests, 0.000000 USD at the flat prices here\n"
