@@ -5,15 +5,20 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import stat
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
 
 from oxlo_local import config
+from oxlo_local.db import Database
 from oxlo_local.errors import BadRequest
+from oxlo_local.keys import Keys
+from oxlo_local.limits import Limits
 from oxlo_local.server import Progress, Signals, first, listen, serve, serve_file, url_of, within
 from tests.conftest import RunningServer, StartServer, until
 
@@ -107,6 +112,41 @@ def test_a_request_that_comes_while_the_model_loads_is_answered(
         timeout=30,
     )
     assert answer.status_code == 200
+
+
+def test_a_limited_key_of_another_process_is_held_to_it_by_the_running_server(
+    start_server: StartServer, long_winded: Path
+) -> None:
+    server = start_server(str(long_winded))
+
+    async def keys_of_the_command_line() -> str:
+        with closing(Database.open(server.home / "ledger.db")) as db:
+            _, secret = await Keys(db).create("ci", limits=Limits(daily=2, models=("long-*",)))
+            return secret
+
+    def ask(secret: str, model: str) -> httpx.Response:
+        body = {"model": model, "prompt": "a", "max_tokens": 1}
+        headers = {"authorization": f"Bearer {secret}"}
+        return httpx.post(f"{server.base_url}/completions", json=body, headers=headers, timeout=30)
+
+    secret = asyncio.run(keys_of_the_command_line())
+    answers = [ask(secret, server.model) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[2].json()["error"]["code"] == "insufficient_quota"
+    assert answers[2].headers["x-should-retry"] == "false"
+
+    async def only_others() -> None:
+        with closing(Database.open(server.home / "ledger.db")) as db:
+            await Keys(db).limit("ci", lambda limits: Limits(models=("llama-*",)))
+
+    asyncio.run(only_others())
+    refused = ask(secret, server.model)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "model_not_allowed")
+    with closing(sqlite3.connect(server.home / "ledger.db")) as connection:
+        lists = {row[0] for row in connection.execute("SELECT version FROM price_lists")}
+    assert {
+        row["price_version"] for row in server.rows()
+    } == lists  # which was there before the first request
 
 
 def test_a_port_in_use_is_one_clear_line(start_server: StartServer, long_winded: Path) -> None:
