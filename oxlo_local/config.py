@@ -83,11 +83,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Literal["streams", "unified"] | None,
         about("KV cache: a stream for each sequence, or one pool for all"),
     ] = None
-    kv_type: Annotated[Literal["f16", "q8_0"] | None, about("number format of the KV cache")] = None
+    kv_type: Annotated[Literal["f32", "f16", "q8_0"] | None, about("number format of the KV cache")] = None
     gpu_layers: Annotated[
         Annotated[int, Meta(ge=-1)] | None, about("layers on the GPU; -1 = all of them")
     ] = None
     flash_attention: Annotated[bool | None, about("fused attention kernels")] = None
+    together: Annotated[
+        Count | None, about("from how many sequences on their next tokens share a graph; empty = measured")
+    ] = None
     backend_sampling: Annotated[bool | None, about("sample inside the compute graph where possible")] = None
 
     ledger_sync: Annotated[
