@@ -93,7 +93,8 @@ def draw_slots(rng: random.Random) -> tuple[dict[str, str], dict[str, str]]:
     one, two = rng.sample(list(MODELS), 2)
     if rng.random() < 0.08:
         one = f"{_invented(rng).lower()}-{rng.choice((1, 2, 3, 7, 8, 13, 32, 70))}b"
-    a, b, p, q = rng.randint(0, 20), rng.randint(0, 20), rng.randint(1, 10), rng.randint(1, 10)
+    most = rng.choice((10, 10, 20))
+    a, b, p, q = rng.randint(0, most), rng.randint(0, most), rng.randint(1, 10), rng.randint(1, 10)
     big, big2 = rng.randint(21, 999), rng.randint(21, 999)
     day = rng.randrange(7)
     country, capital = _pick("places", rng)
@@ -108,6 +109,8 @@ def draw_slots(rng: random.Random) -> tuple[dict[str, str], dict[str, str]]:
     number = rng.choice((*range(1, 13), *range(2, 100)))
     minutes = rng.choice((*range(1, 31), 35, 40, 45, 50, 55, 60, 75, 90, 100, 120))
     topic = rng.choice(slot_lists()["topic"] + slot_lists()["thing"])
+    if rng.random() < 0.4:  # so that a query is copied and not only recognised
+        topic = f"{rng.choice(slot_lists()['quality'])} {rng.choice(slot_lists()['subject'])}"
     meant = {
         "model": one, "model2": two, "premium": rng.choice(PREMIUM),
         "ordinary": rng.choice([m for m in MODELS if m not in PREMIUM]), "gated": rng.choice(GATED),
@@ -279,7 +282,7 @@ def conversation(seed: int, number: int) -> Conversation:
     for _ in range(turns):
         if made.tools and rng.random() < 0.75:
             made.messages += tool_turn(rng.choice(tooled), rng)
-        elif rng.random() < 0.09:
+        elif rng.random() < 0.11:
             made.messages += json_turn(rng.choice(jsons), rng, wished=False)
         else:
             room = [i for i in talk if last is not None and i.room == last.room and (i.then or i.do)]

@@ -73,23 +73,30 @@ def eights(words: tuple[str, ...]) -> set[tuple[str, ...]]:
     return {words[at : at + 8] for at in range(len(words) - 7)}
 
 
+class Exam:
+    """The held-out questions in the form in which training prompts are compared with them."""
+
+    def __init__(self, questions: Iterable[Question]) -> None:
+        last = [_user_texts(question.conversation)[-1] for question in questions]
+        self._templates = {template_of(text): text for text in last}
+        self._runs = {run: text for words, text in self._templates.items() for run in eights(words)}
+
+    def near(self, prompt: str) -> set[str]:
+        """The questions that have the prompt's template, or eight words in a row in common with it."""
+        words = template_of(prompt)
+        found = {self._runs[run] for run in eights(words) & self._runs.keys()}
+        return found | ({self._templates[words]} if words in self._templates else set())
+
+    def gives_away(self, conversation: Conversation) -> bool:
+        """Whether any prompt of the conversation is near to a question."""
+        return any(self.near(text) for text in _user_texts(conversation))
+
+
 def overlaps(questions: Iterable[Question], conversations: Iterable[Conversation]) -> list[tuple[str, str]]:
-    """(held-out question, training prompt) wherever they are the same template or share eight words in a row."""
-    asked = {template_of(text): text for q in questions for text in _user_texts(q.conversation)[-1:]}
-    runs = {run: text for words, text in asked.items() for run in eights(words)}
-    found: dict[tuple[str, str], None] = {}
-    seen: set[str] = set()
-    for conversation in conversations:
-        for text in _user_texts(conversation):
-            if text in seen:
-                continue
-            seen.add(text)
-            words = template_of(text)
-            if words in asked:
-                found[asked[words], text] = None
-            for run in eights(words) & runs.keys():
-                found[runs[run], text] = None
-    return list(found)
+    """(held-out question, training prompt) wherever they are near each other."""
+    exam = Exam(questions)
+    prompts = dict.fromkeys(text for made in conversations for text in _user_texts(made))
+    return [(question, prompt) for prompt in prompts for question in sorted(exam.near(prompt))]
 
 
 def _user_texts(conversation: Conversation) -> list[str]:
