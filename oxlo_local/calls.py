@@ -75,7 +75,7 @@ class Message(Struct, frozen=True, omit_defaults=True):
 
 
 class Thinking(Struct, frozen=True, omit_defaults=True):
-    """What a client wants of a model's thinking; None = as the template has it. Refused where it knows no such thing."""
+    """What a client wants of a model's thinking; None = as the template has it, a 400 where it knows no such thing."""
 
     effort: str | None = None  # "none" switches it off
     enabled: bool | None = None
