@@ -20,6 +20,11 @@ ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 50.0
 STOP_SECONDS = 20.0
 
+# A shell starts jobs in the background with SIGINT ignored, and programs inherit that: Ctrl-C would not reach the ones
+# that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
