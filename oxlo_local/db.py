@@ -11,6 +11,9 @@ with what is wrong, because nothing is served unmetered.
 
 SQLite would empty the WAL in the commit that finds it long, and everybody behind that commit would wait for two fsyncs
 and some thousand page writes. Another thread does it here, beside the writer.
+
+An fsync of a file that has grown waits for the file system's journal, with whatever else that is writing just then. So
+with `sync="full"` the WAL gets its whole length at the start, and commits only write over it.
 """
 
 import asyncio
@@ -43,6 +46,7 @@ LARGEST_BATCH: Final = 128  # writes in one transaction: bounds how long the fir
 OLDEST_SQLITE: Final = (3, 31, 0)
 WRITES_A_CHECKPOINT: Final = 500  # about 2,000 pages of WAL
 LONGEST_WAL: Final = 16_384  # pages (64 MiB); from here on the writer copies the last of them itself
+WHOLE_WAL: Final = 80 << 20  # bytes: the longest, and what is written until the writer's copy
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts like the number it writes
 
@@ -154,6 +158,32 @@ def _prepare(connection: Connection, path: Path, sync: Sync) -> None:
         )
     connection.execute(f"PRAGMA synchronous = {sync.upper()}")
     connection.execute("PRAGMA wal_autocheckpoint = 0")  # see _Checkpoints
+
+
+def _lengthen_wal(connection: Connection, path: Path) -> None:
+    """Give the WAL its whole length in zeros, which SQLite passes over as it does the old frames of a used one.
+
+    Written, not merely allocated: the first write to an allocated block goes through the journal too. A disk that has
+    little room keeps it, and the WAL grows as it is needed.
+    """
+    wal = Path(f"{path.resolve()}-wal")
+    connection.execute("BEGIN IMMEDIATE")  # from here on no process appends to it
+    try:
+        with wal.open("r+b", buffering=0) as file:
+            length = file.seek(0, os.SEEK_END)
+            if shutil.disk_usage(wal.parent).free < 10 * WHOLE_WAL:
+                return
+            try:
+                while (missing := WHOLE_WAL - file.tell()) > 0:
+                    file.write(bytes(min(missing, 1 << 20)))
+                os.fsync(file)
+            except OSError:
+                file.truncate(length)
+                raise
+    except OSError as error:
+        log.warning("the ledger's WAL could not be lengthened, commits may take longer: %s", error)
+    finally:
+        connection.execute("ROLLBACK")
 
 
 def migrate(connection: Connection, path: Path, now_ms: int, steps: Sequence[Step] = STEPS) -> list[int]:
@@ -371,6 +401,8 @@ class Database:
         try:
             _prepare(connection, path, sync)
             migrate(connection, path, int(time.time() * 1000))
+            if sync == "full":
+                _lengthen_wal(connection, path)
         except sqlite3.Error as error:
             connection.close()
             raise _explain(error, path) from error

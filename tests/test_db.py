@@ -302,6 +302,53 @@ async def test_sync_is_what_was_asked_for(path: Path, sync: oxlo_local.db.Sync) 
     database.close()
 
 
+async def test_commits_that_wait_for_the_disk_never_lengthen_the_wal(path: Path) -> None:
+    wal = path.with_name("ledger.db-wal")
+    database = Database.open(path, sync="full")
+    whole = wal.stat().st_size
+    assert whole >= oxlo_local.db.LONGEST_WAL * (4096 + 24)
+    await database.write(lambda connection: connection.execute("CREATE TABLE numbers (n INTEGER)") and None)
+    for number in range(50):
+        await database.write(partial(inserted, number))
+    assert wal.stat().st_size == whole
+    assert committed(path) == list(range(50))
+    database.close()
+    assert not wal.exists()
+
+
+async def test_a_lengthened_wal_survives_a_kill_and_another_one(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oxlo_local.db, "WHOLE_WAL", 1 << 20)
+    database = Database.open(path, sync="full")
+    await database.write(lambda connection: connection.execute("CREATE TABLE numbers (n INTEGER)") and None)
+    for number in range(20):
+        await database.write(partial(inserted, number))
+    killed = tmp_path / "killed.db"  # the files as a kill leaves them, without the shared memory
+    for end in ("", "-wal"):
+        shutil.copy(f"{path}{end}", f"{killed}{end}")
+    database.close()
+    for number in range(20, 23):
+        database = Database.open(killed, sync="full")
+        await database.write(partial(inserted, number))
+        again = tmp_path / f"killed-{number}.db"
+        for end in ("", "-wal"):
+            shutil.copy(f"{killed}{end}", f"{again}{end}")
+        database.close()
+        killed = again
+    assert committed(killed) == list(range(23))
+
+
+async def test_a_disk_with_little_room_keeps_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oxlo_local.db, "WHOLE_WAL", 1 << 50)
+    database = Database.open(path, sync="full")
+    await database.write(lambda connection: connection.execute("CREATE TABLE numbers (n INTEGER)") and None)
+    await database.write(partial(inserted, 1))
+    assert path.with_name("ledger.db-wal").stat().st_size < 1 << 20
+    assert committed(path) == [1]
+    database.close()
+
+
 async def test_close_finishes_what_is_queued_and_refuses_the_rest(path: Path) -> None:
     database = Database.open(path)
     await database.write(lambda connection: connection.execute("CREATE TABLE numbers (n INTEGER)") and None)
