@@ -3,6 +3,7 @@
 
     scripts/train_demo_text.py                    all steps: tokenizer, train, export, eval (100 minutes of training)
     scripts/train_demo_text.py eval               the score of the committed file on the held-out questions
+    scripts/train_demo_text.py eval --held-out scripts/demo_text/fresh.toml
     scripts/train_demo_text.py --check-overlap    shows that no held-out question was trained on
 
 A run that was stopped goes on from its checkpoint in --work when started again. Needs torch, tokenizers, gguf,
