@@ -7,6 +7,9 @@ type numbers are those of ggml's docs/gguf.md, versions 2 and 3.
 Only the shape of the model is wanted here (layers, heads, context, size of the vocabulary): it decides what a context
 costs in memory. Vocabularies of 150,000 tokens stand in the same header, after the shape in all files that llama.cpp's
 converter writes: reading stops at the tokens' count once the shape is known, and steps over the tokens otherwise.
+
+The file may be anybody's, so nothing that it says of itself is believed: a length is checked before it is used, what is
+read is bounded in number and size, and a shape that no model has is refused.
 """
 
 import mmap
@@ -21,6 +24,7 @@ from oxlo_local.errors import BadRequest
 
 Value = int | float | bool | str
 
+_NAMED = 5  # of missing parts
 SPLIT = re.compile(r"-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf$", re.IGNORECASE)
 
 # Type number -> how struct reads it.
@@ -40,6 +44,11 @@ _SCALARS = {
 _STRING, _ARRAY = 8, 9
 _TOKENS = "tokenizer.ggml.tokens"
 _LONGEST_KEPT_ARRAY = 4096  # one number per layer, with room; token scores are longer and are not kept
+_MOST_PAIRS = 65_536  # real files have dozens; a header of empty keys would be read for minutes
+_LONGEST_KEY = 65_535  # bytes, as the format has it
+_LONGEST_TEXT = 16 * 1024 * 1024  # bytes; chat templates have some ten thousand
+_MOST_LAYERS = _LONGEST_KEPT_ARRAY
+_LARGEST = 1 << 53  # no size of a model comes near; a sum of such numbers is still no burden
 
 
 class Header(Struct, frozen=True):
@@ -65,16 +74,19 @@ class Header(Struct, frozen=True):
         return _POOLINGS.get(self.number("pooling_type", 0))
 
     def number(self, key: str, default: int) -> int:
-        """The integer under `{architecture}.{key}`."""
-        value = self.values.get(f"{self.architecture}.{key}", default)
-        return int(value) if isinstance(value, int | float) else default
+        """The whole number of at most 2**53 under `{architecture}.{key}`; `default` for everything else."""
+        return _whole(self.values.get(f"{self.architecture}.{key}"), default)
 
     def per_layer(self, key: str, layers: int, default: int) -> list[int]:
         """One integer a layer: hybrid models store an array where others have one number."""
         given = self.arrays.get(f"{self.architecture}.{key}")
         if given is not None and len(given) >= layers:
-            return [int(item) for item in given[:layers]]
+            return [_whole(item, default) for item in given[:layers]]
         return [self.number(key, default)] * layers
+
+
+def _whole(value: Value | None, default: int) -> int:
+    return int(value) if isinstance(value, int | float) and 0 <= value <= _LARGEST else default
 
 
 # Architectures in which layers with a sliding window alternate with full ones, where the file does not list them: one
@@ -119,8 +131,13 @@ class Geometry(Struct, frozen=True):
 
 
 def geometry(header: Header, weights: int) -> Geometry:
-    """The geometry that a header describes; `weights` is the size of the files in bytes."""
+    """The geometry that a header describes; `weights` is the size of the files in bytes.
+
+    Raises BadRequest for a number of layers that no model has.
+    """
     layers = header.number("block_count", 1)
+    if not 1 <= layers <= _MOST_LAYERS:
+        raise BadRequest(f"a GGUF file with {layers:,} layers cannot be served: 1 to {_MOST_LAYERS:,} are possible")
     embd = header.number("embedding_length", 0)
     heads = header.per_layer("attention.head_count", layers, 1)
     kv_heads = header.per_layer("attention.head_count_kv", layers, heads[0])
@@ -161,6 +178,7 @@ def _windows(header: Header, layers: int) -> tuple[int, list[bool]]:
 
 def sliding_layers(layers: int, period: int) -> list[bool]:
     """Which layers have a window where every `period`-th is full."""
+    period = max(period, 1)
     return [layer % period < period - 1 for layer in range(layers)]
 
 
@@ -181,28 +199,37 @@ class _Reader:
         self.data = data
         self.at = 0
 
+    def advance(self, size: int) -> int:
+        """Step over `size` bytes and return where they begin. Raises ValueError beyond the end of the file."""
+        begin, end = self.at, self.at + size
+        if end > len(self.data):
+            raise ValueError("what it lists runs beyond the end of the file")
+        self.at = end
+        return begin
+
     def scalar(self, form: str) -> int | float:
         value: int | float
-        (value,) = struct.unpack_from(form, self.data, self.at)
-        self.at += struct.calcsize(form)
+        (value,) = struct.unpack_from(form, self.data, self.advance(struct.calcsize(form)))
         return value
 
     def count(self) -> int:
         return int(self.scalar("<Q"))
 
-    def text(self) -> str:
+    def text(self, longest: int = _LONGEST_TEXT) -> str:
         length = self.count()
-        end = self.at + length
-        if end > len(self.data):
-            raise ValueError("a text runs beyond the end of the file")
-        raw = self.data[self.at : end]
-        self.at = end
-        return raw.decode("utf-8", "replace")
+        begin = self.advance(length)
+        if length > longest:
+            raise ValueError(f"a text in its header has {length:,} bytes")
+        return self.data[begin : self.at].decode("utf-8", "replace")
 
     def skip_texts(self, number: int) -> None:
-        unpack = struct.Struct("<Q").unpack_from
+        if number * 8 > len(self.data) - self.at:
+            raise ValueError("what it lists runs beyond the end of the file")
+        unpack, end = struct.Struct("<Q").unpack_from, len(self.data) - 8
         at = self.at
         for _ in range(number):
+            if at > end:
+                raise ValueError("what it lists runs beyond the end of the file")
             at += 8 + unpack(self.data, at)[0]
         self.at = at
 
@@ -230,9 +257,11 @@ def _parse(reader: _Reader) -> Header:
         raise ValueError(f"GGUF version {version} is not supported, 2 and 3 are")
     reader.count()  # tensors
     pairs = reader.count()
+    if pairs > _MOST_PAIRS:
+        raise ValueError(f"its header has {pairs:,} entries")
     header = Header()
     for _ in range(pairs):
-        key = reader.text()
+        key = reader.text(_LONGEST_KEY)
         kind = int(reader.scalar("<I"))
         if kind == _STRING:
             header.values[key] = reader.text()
@@ -262,7 +291,7 @@ def _array(reader: _Reader, key: str, header: Header) -> bool:
         if length <= _LONGEST_KEPT_ARRAY:
             header.arrays[key] = [reader.scalar(form) for _ in range(length)]
         else:
-            reader.at += length * struct.calcsize(form)
+            reader.advance(length * struct.calcsize(form))
     else:
         raise ValueError(f"{key} is an array of the unsupported type {kind}")
     return False
@@ -280,9 +309,8 @@ def whole(path: Path) -> list[Path]:
     files = [path.with_name(f"{stem}-{part:05d}-of-{parts:05d}.gguf") for part in range(1, parts + 1)]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        raise BadRequest(
-            f"{path.name} is one of {parts} parts, and these do not lie beside it: {', '.join(missing)}"
-        )
+        named = ", ".join(missing[:_NAMED]) + (f" and {len(missing) - _NAMED} more" if missing[_NAMED:] else "")
+        raise BadRequest(f"{path.name} is one of {parts} parts, and these do not lie beside it: {named}")
     return files
 
 

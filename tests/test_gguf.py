@@ -1,5 +1,6 @@
 """Headers of GGUF files: read, measured, refused."""
 
+import math
 import struct
 import time
 from pathlib import Path
@@ -98,6 +99,11 @@ def test_what_a_token_costs(
     assert (found.kv_per_token, found.state_bytes) == (kv, state)
 
 
+def one_pair(kind: int, value: bytes) -> bytes:
+    """A file whose header has two entries: one under the key `k`, and another one that is not there."""
+    return b"GGUF" + struct.pack("<IQQQ", 3, 0, 2, 1) + b"k" + struct.pack("<I", kind) + value
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -107,6 +113,13 @@ def test_what_a_token_costs(
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "does not say its architecture"),
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1 << 40), "beyond the end of the file"),
         (gguf_bytes(5000)[:60], "is no GGUF file"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 1 << 63) + bytes(1_000_000), "its header has 9,223,.* entries"),
+        (one_pair(9, struct.pack("<IQ", 0, (1 << 64) - 1)), "beyond the end of the file"),  # bytes
+        (one_pair(9, struct.pack("<IQ", 8, (1 << 64) - 1)), "beyond the end of the file"),  # texts
+        (one_pair(9, struct.pack("<IQQ", 8, 2, (1 << 64) - 1) + bytes(100)), "beyond the end of the file"),
+        (one_pair(9, struct.pack("<IQ", 9, 1)), "array of the unsupported type 9"),
+        (one_pair(8, struct.pack("<Q", 17 << 20) + bytes(17 << 20)), "a text in its header has 17,825,792 bytes"),
+        (one_pair(99, b""), "unknown type 99"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, content: bytes, words: str) -> None:
@@ -114,6 +127,24 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes, words: str) -> 
     path.write_bytes(content)
     with pytest.raises(BadRequest, match=words):
         read_header(path)
+
+
+@pytest.mark.parametrize("layers", [0, 4097, (1 << 32) - 1])
+def test_a_number_of_layers_that_no_model_has_is_refused(tmp_path: Path, layers: int) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(gguf_bytes(5000, block_count=layers))
+    with pytest.raises(BadRequest, match=f"{layers:,} layers cannot be served: 1 to 4,096"):
+        geometry(read_header(path), 5000)
+
+
+@pytest.mark.parametrize("strange", [-1, 0, 1 << 60, math.nan, math.inf, "many", True])
+def test_strange_numbers_make_a_geometry_all_the_same(strange: float | str) -> None:
+    keys = ("embedding_length", "attention.head_count", "attention.head_count_kv", "context_length",
+            "attention.sliding_window", "attention.sliding_window_pattern", "ssm.conv_kernel")  # fmt: skip
+    values = {"general.architecture": "x", "x.block_count": 2, **{f"x.{key}": strange for key in keys}}
+    arrays = {} if isinstance(strange, str) else {"x.attention.head_count_kv": [strange, strange]}
+    found = geometry(Header(values=values, arrays=arrays), 5000)
+    assert 0 <= found.context <= 1 << 53 and found.kv_per_token >= 0 and found.window >= 0
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -131,6 +162,8 @@ def test_parts_belong_together(tmp_path: Path) -> None:
     parts[2].unlink()
     with pytest.raises(BadRequest, match="do not lie beside it: m-00003-of-00003.gguf"):
         whole(parts[0])
+    with pytest.raises(BadRequest, match=r"m-00005-of-99999.gguf and 99994 more$"):
+        whole(tmp_path / "m-00001-of-99999.gguf")
 
 
 @pytest.mark.parametrize(
