@@ -10,7 +10,7 @@ another process, and SQLite's own signal for that (PRAGMA data_version) changes 
 which commits with every request: the check would cost what the look-up costs (about 0.1 ms, nearly all of it the hop
 to the reader's thread and back).
 
-A rotation gives a key a new secret; the old one stays valid for a time of grace, and so on for each rotation. Whatever
+A rotation gives a key a new secret; the old one stays valid for a time of grace, and older ones no longer than it. Whatever
 is done to a key is written down with it (audit.py).
 """
 
@@ -267,7 +267,7 @@ class Keys:
         return await self._db.write(update)
 
     async def rotate(self, id_or_name: str, grace_ms: int) -> tuple[Key, str]:
-        """Give the key a new secret, which is nowhere else; the one that it had stays valid for `grace_ms`.
+        """Give the key a new secret, which is nowhere else; none of those that it had stays valid beyond `grace_ms`.
 
         Raises NotFound, BadRequest (revoked, or a grace of over 90 days).
         """
@@ -277,6 +277,9 @@ class Keys:
 
         def update(connection: Connection) -> Key:
             key = _find_valid(connection, id_or_name)
+            # Whoever ends a secret that leaked means every older one too, whatever grace those were given.
+            shorten = "UPDATE old_secrets SET until_ms = min(until_ms, ?) WHERE key_id = ?"
+            connection.execute(shorten, (now_ms + grace_ms, key.id))
             if grace_ms:
                 keep = "INSERT INTO old_secrets SELECT hash, id, ? FROM keys WHERE id = ?"
                 connection.execute(keep, (now_ms + grace_ms, key.id))

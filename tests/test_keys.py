@@ -225,13 +225,26 @@ async def test_old_secrets_are_valid_for_their_time_of_grace(db: Database, clock
     with pytest.raises(Unauthorized, match="unknown key"):
         await keys.verify(first)
     await keys.verify(second)
+    await keys.revoke("laptop")
+    for secret in (second, third):  # a revocation ends the old ones too
+        with pytest.raises(Unauthorized, match="has been revoked"):
+            await keys.verify(secret)
+
+
+async def test_a_rotation_without_grace_ends_every_secret_before_it(db: Database, clock: Clock) -> None:
+    keys = Keys(db, clock)
+    _, leaked = await keys.create("laptop")
+    _, second = await keys.rotate("laptop", 86_400_000)  # before anybody knew of the leak
+    await keys.verify(leaked)
+    _, third = await keys.rotate("laptop", 60_000)
+    clock.advance(60)
+    for secret in (leaked, second):
+        with pytest.raises(Unauthorized, match="unknown key"):
+            await keys.verify(secret)
     _, fourth = await keys.rotate("laptop", 0)
     with pytest.raises(Unauthorized, match="unknown key"):
         await keys.verify(third)
-    await keys.revoke("laptop")
-    for secret in (second, fourth):  # a revocation ends the old ones too
-        with pytest.raises(Unauthorized, match="has been revoked"):
-            await keys.verify(secret)
+    await keys.verify(fourth)
 
 
 @pytest.mark.parametrize("grace_ms", [-1, LONGEST_GRACE_MS + 1])

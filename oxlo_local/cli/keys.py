@@ -128,7 +128,7 @@ def limit(
 def rotate(
     key: WhichKey,
     grace: Annotated[
-        str, typer.Option(metavar="SPAN", help="How long the old secret stays valid; 0s ends it at once.")
+        str, typer.Option(metavar="SPAN", help="How long its old secrets stay valid; 0s ends them now.")
     ] = "24h",
     as_json: AsJson = False,
 ) -> None:
