@@ -137,7 +137,9 @@ def geometry(header: Header, weights: int) -> Geometry:
     """
     layers = header.number("block_count", 1)
     if not 1 <= layers <= _MOST_LAYERS:
-        raise BadRequest(f"a GGUF file with {layers:,} layers cannot be served: 1 to {_MOST_LAYERS:,} are possible")
+        raise BadRequest(
+            f"a GGUF file with {layers:,} layers cannot be served: 1 to {_MOST_LAYERS:,} are possible"
+        )
     embd = header.number("embedding_length", 0)
     heads = header.per_layer("attention.head_count", layers, 1)
     kv_heads = header.per_layer("attention.head_count_kv", layers, heads[0])
@@ -309,7 +311,9 @@ def whole(path: Path) -> list[Path]:
     files = [path.with_name(f"{stem}-{part:05d}-of-{parts:05d}.gguf") for part in range(1, parts + 1)]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
-        named = ", ".join(missing[:_NAMED]) + (f" and {len(missing) - _NAMED} more" if missing[_NAMED:] else "")
+        named = ", ".join(missing[:_NAMED]) + (
+            f" and {len(missing) - _NAMED} more" if missing[_NAMED:] else ""
+        )
         raise BadRequest(f"{path.name} is one of {parts} parts, and these do not lie beside it: {named}")
     return files
 

@@ -6,12 +6,15 @@ the blob (`<etag>.oxlo.incomplete`, which `hf cache` knows as litter), and the n
 Range. And it does not hash what it has fetched: every file is compared with the hash that the hub states (SHA-256 for
 large files, git's SHA-1 for small ones) before it gets its name; a wrong one is removed and fetched once more.
 
+Commits, hashes and file names become paths, so what a hub says of them is checked when it is listed.
+
 While a file is fetched and checked, the library's own lock of that blob is held, so that two pulls share the work.
 Files above 50 GB are not served over plain HTTP: the library fetches these through Xet, without a partial file.
 """
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -47,6 +50,9 @@ from oxlo_local.errors import Forbidden, NotFound, OxloError, ServerError, Unava
 
 HASH_CHUNK = 4 * 1024 * 1024
 METADATA_SECONDS = 30.0
+_COMMIT = re.compile("[0-9a-f]{40}")  # git's hash, of a commit or of a file
+_SHA256 = re.compile("[0-9a-f]{64}")
+_CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f]")
 
 
 class RemoteFile(Struct, frozen=True):
@@ -92,12 +98,13 @@ class Hub:
     def snapshot(self, repo: str, revision: str | None = None) -> Snapshot:
         """List a repository at `revision`, or at the tip of its main branch.
 
-        Raises NotFound, Forbidden or Unavailable, saying what to do.
+        Raises NotFound, Forbidden or Unavailable, saying what to do; ServerError for a list that could lead out of
+        the cache.
         """
         with self._explained(repo, revision):
             info = self._api.model_info(repo, revision=revision, timeout=METADATA_SECONDS)
-            commit = info.sha
-            if commit is None:
+            commit = info.sha or ""
+            if not _COMMIT.fullmatch(commit):
                 raise ServerError(f"{self.endpoint} does not say which commit of {repo} it serves")
             entries = self._api.list_repo_tree(repo, recursive=True, revision=commit)
             files = tuple(
@@ -110,6 +117,11 @@ class Hub:
                 for entry in entries
                 if isinstance(entry, RepoFile)
             )
+        for file in files:
+            if not _stays_inside(file):
+                raise ServerError(
+                    f"{self.endpoint} lists a file of {repo} that no repository can hold: {file.path!r}"
+                )
         return Snapshot(repo, commit, files)
 
     def place(self, snapshot: Snapshot, file: RemoteFile) -> Place:
@@ -264,6 +276,13 @@ class Hub:
             f"{repo} is gated, and the token given (HF_TOKEN or `hf auth login`) has no access: accept the licence at "
             f"{page} with the token's account, and wait until its owner has granted it where that is needed"
         )
+
+
+def _stays_inside(file: RemoteFile) -> bool:
+    """Whether name and hashes can be parts of a path in the cache, and the name be printed."""
+    named = not _CONTROL.search(file.path) and not {"", ".", ".."} & set(file.path.split("/"))
+    hashed = _SHA256.fullmatch(file.sha256) if file.sha256 is not None else _COMMIT.fullmatch(file.git_sha1)
+    return named and hashed is not None
 
 
 def digest(path: Path, file: RemoteFile, watch: Watch) -> str:

@@ -118,7 +118,10 @@ def one_pair(kind: int, value: bytes) -> bytes:
         (one_pair(9, struct.pack("<IQ", 8, (1 << 64) - 1)), "beyond the end of the file"),  # texts
         (one_pair(9, struct.pack("<IQQ", 8, 2, (1 << 64) - 1) + bytes(100)), "beyond the end of the file"),
         (one_pair(9, struct.pack("<IQ", 9, 1)), "array of the unsupported type 9"),
-        (one_pair(8, struct.pack("<Q", 17 << 20) + bytes(17 << 20)), "a text in its header has 17,825,792 bytes"),
+        (
+            one_pair(8, struct.pack("<Q", 17 << 20) + bytes(17 << 20)),
+            "a text in its header has 17,825,792 bytes",
+        ),
         (one_pair(99, b""), "unknown type 99"),
     ],
 )

@@ -45,6 +45,35 @@ def test_a_repository_is_listed_with_sizes_hashes_and_commit(site: stand_in.Hub,
     assert files["config.json"].git_sha1 == Repository.git_sha1(small)
 
 
+@pytest.mark.parametrize(
+    "path", ["../../../../etc/x-Q4_K_M.gguf", "/etc/x-Q4_K_M.gguf", "a//x.gguf", "./x.gguf", "x\x1b[2J.gguf"]
+)
+def test_a_name_that_leads_out_of_the_cache_is_refused(site: stand_in.Hub, hub: Hub, path: str) -> None:
+    site.repositories["a/b"] = Repository({"fine.gguf": gguf_bytes(4000), path: gguf_bytes(4000)})
+    with pytest.raises(ServerError, match="lists a file of a/b that no repository can hold") as refused:
+        hub.snapshot("a/b")
+    assert refused.value.message.isprintable()
+
+
+def test_a_hash_that_is_a_path_is_refused_and_nothing_is_touched(
+    site: stand_in.Hub, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A blob is named by its hash: one that is a path would let a hub have any file of the user's removed as rotten."""
+    mine = tmp_path / "mine"
+    mine.write_text("years of work")
+    monkeypatch.setattr(Repository, "sha256", staticmethod(lambda content: str(mine)))
+    site.repositories["a/b"] = Repository({"x.gguf": gguf_bytes(4000)})
+    with pytest.raises(ServerError, match="no repository can hold"):
+        hub.snapshot("a/b")
+    assert mine.read_text() == "years of work"
+
+
+def test_a_commit_that_is_a_path_is_refused(site: stand_in.Hub, hub: Hub) -> None:
+    site.repositories["a/b"] = Repository({"x.gguf": gguf_bytes(4000)}, "../../../x")
+    with pytest.raises(ServerError, match="does not say which commit"):
+        hub.snapshot("a/b")
+
+
 def test_large_and_small_files_land_in_the_shared_cache(site: stand_in.Hub, hub: Hub) -> None:
     big, small = gguf_bytes(4000), b'{"a": 1}'
     site.repositories["a/b"] = Repository({"sub/m.gguf": big, "config.json": small})
