@@ -6,8 +6,8 @@ then tells the waiting tasks: a write that fails is rolled back alone, and one t
 Under load the cost of a commit (with `sync="full"` an fsync) is thus shared by everybody who waited for it.
 
 The file is in WAL mode: readers, also in other processes, never wait for the writer and never hold it up. A write
-that another process keeps out for `busy_seconds`, a full disk, or a file that cannot be written is `LedgerUnavailable`
-with what is wrong, because nothing is served unmetered.
+that another process keeps out for `busy_seconds`, a full disk, a file that cannot be written or that is not at its path
+any more is `LedgerUnavailable` with what is wrong, because nothing is served unmetered.
 
 SQLite would empty the WAL in the commit that finds it long, and everybody behind that commit would wait for two fsyncs
 and some thousand page writes. Another thread does it here, beside the writer.
@@ -117,8 +117,8 @@ def _free(path: Path) -> str:
 def _damaged(path: Path) -> str:
     return (
         f"is damaged. Stop what uses it and keep a copy of it with its -wal file; then save what can be saved with "
-        f"`sqlite3 {path.name} .recover | sqlite3 recovered.db` and put recovered.db in its place, or move the file "
-        f"away: the next start makes an empty one, without the keys and rows of the old"
+        f"`umask 077; sqlite3 {path.name} .recover | sqlite3 recovered.db` and put recovered.db in its place, or move "
+        f"the file away: the next start makes an empty one, without the keys and rows of the old"
     )
 
 
@@ -126,7 +126,8 @@ def _damaged(path: Path) -> str:
 
 
 def _make_file(path: Path) -> None:
-    """Create the file readable by its owner alone; SQLite gives its -wal and -shm the same rights.
+    """Create the file readable by its owner alone; SQLite gives its -wal and -shm the same rights, but those that came
+    with a copied file keep theirs.
 
     An existing file is never opened here: closing it would drop the POSIX locks that SQLite holds in this process.
     """
@@ -135,8 +136,11 @@ def _make_file(path: Path) -> None:
         try:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
         except FileExistsError:
-            if path.stat().st_mode & 0o077:
-                path.chmod(0o600)
+            for end in ("", "-wal", "-shm"):
+                file = path.with_name(path.name + end)
+                with contextlib.suppress(FileNotFoundError):  # the last to close takes the others away
+                    if file.stat().st_mode & 0o077:
+                        file.chmod(0o600)
     except OSError as error:
         raise LedgerUnavailable(
             f"the ledger {path} cannot be made: {error.strerror}; make its folder writable, or set OXLO_HOME"
@@ -246,6 +250,7 @@ class _Writer(threading.Thread):
         super().__init__(name="ledger-writer", daemon=True)
         self._connection = connection
         self._path = path
+        self._file = path.stat()
         self._checkpoints = checkpoints
         self.queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()  # None = no more will come
 
@@ -271,6 +276,7 @@ class _Writer(threading.Thread):
 
     def _commit(self, batch: Sequence[_Write]) -> None:
         try:
+            self._refuse_another_file()
             self._connection.execute("BEGIN IMMEDIATE")
             for write in batch:
                 self._perform(write)
@@ -281,6 +287,17 @@ class _Writer(threading.Thread):
             reason = _explain(error, self._path) if isinstance(error, sqlite3.Error) else error
             for write in batch:
                 write.error = write.error or reason
+
+    def _refuse_another_file(self) -> None:
+        """SQLite would go on writing to a file that has lost its name, where nobody would ever find the rows."""
+        with contextlib.suppress(OSError):
+            if os.path.samestat(self._file, self._path.stat()):
+                return
+        raise LedgerUnavailable(
+            f"the ledger {self._path} has been moved, removed or replaced while it was in use; put it back, or end "
+            "the server before another file takes its place",
+            retry_after=30.0,
+        )
 
     def _perform(self, write: _Write) -> None:
         """One write in its savepoint. Raises only when SQLite has given up the whole transaction (disk full)."""

@@ -203,6 +203,19 @@ async def test_a_disk_that_turns_read_only_is_named(db: Database) -> None:
         await db.write(lambda connection: insert(connection, 1))
 
 
+@pytest.mark.parametrize("fate", ["moved", "removed", "replaced"])
+async def test_a_file_that_has_lost_its_name_takes_no_more_rows(db: Database, path: Path, fate: str) -> None:
+    elsewhere = path.with_name("elsewhere.db")
+    os.rename(path, elsewhere)
+    if fate == "replaced":
+        shutil.copy(elsewhere, path)
+    with pytest.raises(LedgerUnavailable, match="has been moved, removed or replaced while it was in use"):
+        await db.write(lambda connection: None)
+    if fate == "moved":
+        os.rename(elsewhere, path)
+        await db.write(lambda connection: None)
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(
@@ -287,10 +300,14 @@ async def test_files_are_their_owners_alone_from_the_start(path: Path) -> None:
 
 
 def test_rights_that_were_too_wide_are_taken_back(path: Path) -> None:
-    Database.open(path).close()
-    path.chmod(0o644)
-    Database.open(path).close()
-    assert path.stat().st_mode & 0o777 == 0o600
+    first = Database.open(path)
+    files = [path, *(path.with_name(f"{path.name}-{end}") for end in ("wal", "shm"))]
+    for file in files:  # as `cp` leaves a backup that was taken back while nobody looked at its rights
+        file.chmod(0o644)
+    second = Database.open(path)
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+    for database in (second, first):
+        database.close()
 
 
 @pytest.mark.parametrize("sync", ["normal", "full"])
