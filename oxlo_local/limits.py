@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Annotated, Final, Literal, NamedTuple, TypeVar, get_args
@@ -29,7 +29,8 @@ MICROS: Final = 1_000_000
 END_OF_TIME: Final = 2**62
 MINUTE_MS: Final = 60_000
 
-Money = Annotated[int, Meta(ge=0, le=10**15)]
+LARGEST_SUM: Final = 10**15  # micro-dollars
+Money = Annotated[int, Meta(ge=0, le=LARGEST_SUM)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
@@ -184,16 +185,16 @@ def _midnight(day: date, place: ZoneInfo) -> int:
 # -- what people write ------------------------------------------------------------------------------------------------
 
 
+_MONEY: Final = re.compile(r"(-?)\$?(?=\.?[0-9])0*([0-9]{0,10})(?:\.([0-9]{0,6})0*)?\s*(?:usd)?", re.ASCII)
+
+
 def read_money(text: str) -> int:
     """`5usd`, `$5`, `0.0027` -> micro-dollars, exactly. Raises BadRequest."""
-    match = re.fullmatch(r"(-?)\$?([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(?:usd)?", text.strip().lower(), re.ASCII)
-    try:
-        micros = Decimal(match[2]) * MICROS if match else Decimal("NaN")
-    except InvalidOperation:
-        micros = Decimal("NaN")
-    if match is None or not micros.is_finite() or micros != micros.to_integral_value() or micros > 10**15:
+    match = _MONEY.fullmatch(text.strip().lower())
+    micros = int(f"0{match[2]}") * MICROS + int(f"{match[3] or '':0<6}") if match else 0
+    if match is None or micros > LARGEST_SUM:
         raise BadRequest(f"{text!r} is no sum of money; write 5usd or 0.0027usd (at most six decimals)")
-    return -int(micros) if match[1] else int(micros)
+    return -micros if match[1] else micros
 
 
 def read_budget(text: str) -> Budget:

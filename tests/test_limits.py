@@ -53,6 +53,7 @@ def ms(*moment: int, zone: str = "UTC", fold: int = 0) -> int:
         ("0.000001", 1),
         (".5", 500_000),
         ("-5usd", -5_000_000),
+        ("0.00000100000000000000000000000000000000", 1),
         ("123456789.123456", 123_456_789_123_456),  # a float would still have it, 20 digits would not
     ],
 )
@@ -61,7 +62,9 @@ def test_money_is_read_exactly(text: str, micros: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "usd", "5eur", "0.0000001", "1e3", "nan", "inf", "٥", "5 5", "--5", "10000000000"]
+    "text",
+    ["", "usd", "5eur", "0.0000001", "1e3", "nan", "inf", "٥", "5 5", "--5", ".", "$", "10000000000"]
+    + ["1000000000.000001", f"0.000000{'9' * 40}"],  # 40 nines would be one micro-dollar, rounded
 )
 def test_what_is_no_money_is_refused(text: str) -> None:
     with pytest.raises(BadRequest, match="is no sum of money; write 5usd"):
