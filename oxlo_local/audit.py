@@ -4,8 +4,8 @@ Rows of `events` are written in the transaction of the change itself, so neither
 the file refuses to edit or delete them. A credit is nothing but its row; a mistaken one is taken back by another.
 """
 
-import getpass
 import os
+import pwd
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
@@ -49,10 +49,10 @@ _COLUMNS: Final = ", ".join(field.name for field in fields(Event))
 
 
 def os_user() -> str:
-    """Who runs this process, as `who` of a row."""
+    """Who runs this process, as `who` of a row: of its user id, because anybody can set the variable USER."""
     try:
-        return f"user {getpass.getuser()}"
-    except (KeyError, OSError):  # a container's user without a name
+        return f"user {pwd.getpwuid(os.getuid()).pw_name}"
+    except KeyError:  # a container's user without a name
         return f"user {os.getuid()}"
 
 
