@@ -160,8 +160,15 @@ class PromptCall(Struct, frozen=True, omit_defaults=True, tag="prompt"):
     call: TextCall
 
 
-TokenCall = TokenizeCall | DetokenizeCall | PromptCall
-Call = TextCall | EmbedCall | RerankCall | TokenizeCall | DetokenizeCall | PromptCall
+class CountCall(Struct, frozen=True, omit_defaults=True, tag="count"):
+    """How many tokens would the model be given for this call? Answered by `Done` alone, whose usage says it."""
+
+    id: str
+    call: TextCall
+
+
+TokenCall = TokenizeCall | DetokenizeCall | PromptCall | CountCall
+Call = TextCall | EmbedCall | RerankCall | TokenizeCall | DetokenizeCall | PromptCall | CountCall
 
 
 # -- events -----------------------------------------------------------------------------------------------------------
@@ -252,11 +259,12 @@ class CallBroken(Struct, frozen=True, tag="broken", array_like=True):
 
 
 class Finished(Struct, frozen=True, tag="finished", array_like=True):
-    """One choice is complete."""
+    """One choice is complete. `stop` is the stop string that ended it, None where none did."""
 
     id: str
     choice: int
     reason: FinishReason
+    stop: str | None = None
 
 
 class Vector(Struct, frozen=True, tag="vector", array_like=True):
@@ -390,6 +398,8 @@ class ModelFacts(Struct, frozen=True, omit_defaults=True):
     parameters: int = 0
     file_bytes: int = 0
     chat: bool = True  # it has, or was given, a chat template
+    thinks: bool = False  # before it answers, if its template does not switch that off
+    thinking_knows: list[str] = field(default_factory=list)  # what its template reads of a `Thinking`
     kind: Literal["chat", "embedding", "rerank"] = "chat"
     dimensions: int = 0  # of its embeddings
     device: str = "cpu"

@@ -8,8 +8,10 @@ import sys
 import traceback
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import NoReturn
 
 from oxlo_local.calls import (
+    CountCall,
     DetokenizeCall,
     Done,
     Event,
@@ -30,11 +32,17 @@ INLINE = 16_384  # characters or tokens, about a millisecond
 
 
 class Questions:
-    """The questions that one engine has been asked. `prompt_of` renders a chat as the model would be given it."""
+    """The questions that one engine has been asked.
 
-    def __init__(self, weights: Weights, prompt_of: Callable[[TextCall], str]) -> None:
+    `prompt_of` renders a chat as the model would be given it, `count` says how many tokens that is.
+    """
+
+    def __init__(
+        self, weights: Weights, prompt_of: Callable[[TextCall], str], count: Callable[[TextCall], int]
+    ) -> None:
         self._weights = weights
         self._prompt_of = prompt_of
+        self._count = count
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="questions")
         self._asked: dict[str, Future[list[Event]]] = {}
         self._ready: list[Event] = []
@@ -83,6 +91,9 @@ class Questions:
 
     def _events(self, call: TokenCall) -> list[Event]:
         weights = self._weights
+        if isinstance(call, CountCall):
+            count = self._count(call.call)
+            return [Started(call.id, count, 0), Done(call.id, Usage(prompt_tokens=count))]
         if isinstance(call, TokenizeCall):
             tokens = weights.tokenize(call.text, special=call.parse_special, add_special=call.add_special)
             pieces = [weights.token_bytes(token) for token in tokens]
@@ -99,11 +110,11 @@ class Questions:
 
 def size(call: TokenCall) -> int:
     """Characters or tokens of a question; a turn of a chat counts as some, for the template's work on it."""
-    if isinstance(call, PromptCall):
+    if isinstance(call, PromptCall | CountCall):
         return sum(64 + len(message.content) for message in call.call.messages or ())
     return len(call.text if isinstance(call, TokenizeCall) else call.tokens)
 
 
-def no_chat(call: TextCall) -> str:
+def no_chat(call: TextCall) -> NoReturn:
     """The prompt of a chat with a model that does not chat. Raises BadRequest."""
     raise BadRequest("this model has no chat template", param="messages")

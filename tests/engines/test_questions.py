@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from oxlo_local.calls import (
+    CountCall,
     DetokenizeCall,
     Done,
     EmbedCall,
@@ -37,7 +38,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def questions(path: Path) -> Iterator[Questions]:
     weights = Weights(path, 0, lambda _: None)
-    asked = Questions(weights, no_chat)
+    asked = Questions(weights, no_chat, no_chat)
     yield asked
     asked.close()
     weights.close()
@@ -112,6 +113,31 @@ def test_the_prompt_of_a_chat(engine: TextEngine) -> None:
         events += engine.step()
     texts = [event.text for event in events if isinstance(event, Text)]
     assert len(texts) == 1 and texts[0].startswith("<|im_start|>user\nhi hi")
+
+
+def test_the_tokens_of_a_chat_are_those_of_its_prompt(engine: TextEngine) -> None:
+    for text in ("hi", "hi " * 2000):
+        asked = TextCall("c", messages=[Message("user", text)])
+        engine.submit(PromptCall("p", asked))
+        engine.submit(CountCall("c", asked))
+        events: list[Event] = []
+        while engine.busy():
+            events += engine.step()
+        (prompt,) = [event.text for event in events if isinstance(event, Text)]
+        engine.submit(TokenizeCall("t", prompt, add_special=True))
+        while engine.busy():
+            events += engine.step()
+        done = {event.id: event.usage.prompt_tokens for event in events if isinstance(event, Done)}
+        assert done["c"] == done["t"] > 0 and not [e for e in events if e.id == "c" and isinstance(e, Text)]
+
+
+def test_no_more_is_counted_than_could_be_answered(engine: TextEngine) -> None:
+    engine.submit(CountCall("c", TextCall("c", messages=[Message("user", "hi " * 500_000)])))
+    events: list[Event] = []
+    while engine.busy():
+        events += engine.step()
+    (failed,) = [event for event in events if isinstance(event, Failed)]
+    assert failed.code == "context_length_exceeded"
 
 
 def test_a_text_model_makes_no_vectors(engine: TextEngine) -> None:

@@ -82,7 +82,7 @@ class EmbeddingEngine:
         self._model = Pooled(Path(load.path), options, progress)
         self._requests: dict[str, _Request] = {}
         self._reading = _Reading()
-        self._questions = Questions(self._model, no_chat)
+        self._questions = Questions(self._model, no_chat, no_chat)
         self._up: list[Event] = []
         self._totals = _Totals()
         self.facts = ModelFacts(

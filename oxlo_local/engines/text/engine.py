@@ -25,6 +25,7 @@ from msgspec.structs import replace
 
 from oxlo_local.calls import (
     Call,
+    CountCall,
     DetokenizeCall,
     Done,
     Event,
@@ -84,7 +85,7 @@ class TextEngine:
         self._intake = Intake(self._reader, self._grammars)
         self._stops: dict[int, int] = {}
         self._up: list[Event] = []
-        self._questions = Questions(self._llama, self._reader.prompt_of)
+        self._questions = Questions(self._llama, self._reader.prompt_of, self._reader.count)
         self._answered = False
         self._together = self._llama.options.together or fewest_together(self._llama, len(self._cache.slots))
         self._arrivals = 0
@@ -98,6 +99,8 @@ class TextEngine:
             parameters=self._llama.parameters,
             file_bytes=self._llama.file_bytes,
             chat=self._reader.chats,
+            thinks=self._reader.thinks,
+            thinking_knows=self._reader.thinking_knows,
             device=self._llama.device,
             options=replace(self._llama.options, together=self._together),
         )
@@ -106,7 +109,7 @@ class TextEngine:
 
     def submit(self, call: Call) -> None:
         """Take a call; whatever is wrong with it comes up as Failed."""
-        if isinstance(call, TokenizeCall | DetokenizeCall | PromptCall):
+        if isinstance(call, TokenizeCall | DetokenizeCall | PromptCall | CountCall):
             self._questions.ask(call)
             return
         if not isinstance(call, TextCall):
@@ -414,7 +417,7 @@ class TextEngine:
         self._drop(sequence)
         request = sequence.request
         id = request.call.id
-        self._up.append(Finished(id, sequence.choice, sequence.ending(reason)))
+        self._up.append(Finished(id, sequence.choice, sequence.ending(reason), sequence.output.met))
         request.open_choices -= 1
         if request.open_choices == 0:
             del self._requests[id]

@@ -81,6 +81,8 @@ class TextOutput:
             raise errors.BadRequest(message, param="stop")
         self.stopped = False
         """A stop string was met: the text is complete, and whatever is fed now is ignored."""
+        self.met: str | None = None
+        """The stop string that was."""
         self._stop = StopAutomaton(stop) if stop else None
         self._state = 0
         self._tail = b""  # an incomplete character
@@ -135,6 +137,7 @@ class TextOutput:
             if stop.hit[state]:
                 self.stopped = True
                 keep = len(buffer) - place + stop.hit[state]
+                self.met = buffer[place - stop.hit[state] : place]
                 break
         keep = keep or stop.depth[state]
         shown = buffer[: len(buffer) - keep]

@@ -55,6 +55,7 @@ from oxlo_local.engines.text.conversation import (
 )
 from oxlo_local.engines.text.thinking import markers_of
 from oxlo_local.engines.text.toolcalls.generic import GENERIC, preamble
+from oxlo_local.engines.text.toolcalls.harmony import HARMONY
 
 T = TypeVar("T")
 
@@ -106,7 +107,9 @@ class ChatTemplate:
             self._takes_tools, self._style = False, Style(calls=False, results=False)
         self._style = dataclasses.replace(self._style, thought=thought_of(source))
         self.thoughts = markers_of(source)
-        """What its model's thoughts stand between, None where it does not think."""
+        """What its model's thoughts stand between, None where it has no such markers."""
+        self.thinks = self.thoughts is not None or self.format is HARMONY
+        """Whether its model thinks before it answers."""
 
     def render(
         self,

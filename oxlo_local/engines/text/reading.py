@@ -13,11 +13,12 @@ from oxlo_local.engines.text.conversation import truncate, weight
 from oxlo_local.engines.text.forced import lark
 from oxlo_local.engines.text.llama import Llama
 from oxlo_local.engines.text.prompt import ChatTemplate
-from oxlo_local.engines.text.thinking import opened, switches
+from oxlo_local.engines.text.thinking import WISHES, opened, switches
 from oxlo_local.engines.text.toolcalls.harmony import HARMONY
 from oxlo_local.errors import BadRequest, ContextLengthExceeded, UnsupportedValue
 
 ANY = '{"type":"object"}'
+COUNTED = 1 << 20  # characters that are counted even if they cannot fit, in about a second
 TURN = 64  # characters that the rendering of an empty turn is worth
 
 
@@ -43,6 +44,8 @@ class Reader:
         eos = llama.token_text(llama.eos) if llama.eos >= 0 else ""
         self._template = ChatTemplate(source, bos_token=self._bos, eos_token=eos) if source else None
         self.chats = self._template is not None
+        self.thinks = self._template is not None and self._template.thinks
+        self.thinking_knows = sorted(WISHES & self._template.knows) if self._template else []
         self.markers = self._marker_tokens()
         """Control tokens that divide an answer, which have no text otherwise: token id -> marker, in bytes."""
 
@@ -77,6 +80,13 @@ class Reader:
         """What the model is given for a chat, as text, however long. Raises OxloError for what it cannot take."""
         self._require_template()
         return self._render(call, call.messages or ())
+
+    def count(self, call: TextCall) -> int:
+        """Tokens that the model is given for a chat, however many. Raises OxloError for what it cannot take."""
+        text = self.prompt_of(call)
+        if len(text) > COUNTED:
+            self._bound(text, param="messages")
+        return len(self._llama.tokenize(text, special=True, add_special=True))
 
     def _require_template(self) -> None:
         if self._template is None:
@@ -140,11 +150,10 @@ class Reader:
     def _render(self, call: TextCall, messages: Sequence[Message]) -> str:
         template = self._template
         assert template is not None
-        thinks = template.thoughts is not None or template.format is HARMONY
         text = template.render(
             messages,
             tools=() if call.tool_choice == "none" else call.tools,
-            switches=switches(call.thinking, template.knows, thinks=thinks),
+            switches=switches(call.thinking, template.knows, thinks=self.thinks),
         )
         # A template that writes BOS itself and a vocabulary that adds it would give the model two.
         return text.removeprefix(self._bos) if self._bos and self._llama.adds_bos else text
@@ -201,13 +210,17 @@ class Reader:
     # -- tokens -------------------------------------------------------------------------------------------------------
 
     def _tokens(self, text: str, *, param: str, truncate: int | None = None) -> list[int]:
-        least = len(text) // self._llama.longest_piece
-        if least >= self._llama.context_length and truncate is None:
-            # No tokenizer could make it fit, and tokenising tens of megabytes takes minutes.
-            raise self._too_long(f"at least {least}", param)
+        if truncate is None:
+            self._bound(text, param=param)
         return self._checked(
             self._llama.tokenize(text, special=True, add_special=True), param=param, truncate=truncate
         )
+
+    def _bound(self, text: str, *, param: str) -> None:
+        """Refuse what no tokenizer could make fit: tokenising tens of megabytes takes minutes."""
+        least = len(text) // self._llama.longest_piece
+        if least >= self._llama.context_length:
+            raise self._too_long(f"at least {least}", param)
 
     def _checked(self, tokens: list[int], *, param: str, truncate: int | None = None) -> list[int]:
         if truncate is not None:

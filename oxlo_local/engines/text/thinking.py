@@ -13,6 +13,7 @@ from oxlo_local.errors import UnsupportedValue
 
 SWITCHES = ("enable_thinking", "thinking")
 OFF = "none"
+WISHES = frozenset({*SWITCHES, "reasoning_effort", "thinking_budget"})  # template variables
 
 
 @dataclass(frozen=True)

@@ -345,7 +345,7 @@ def test_text_ends_before_a_stop_string(make_engine: MakeEngine) -> None:
     stop = whole[10:14]
     answers = drive(engine, [call("s", prompt, 30, stop=[stop])])
     assert answers.texts["s", 0] == whole[: whole.index(stop)]
-    assert Finished("s", 0, "stop") in answers.steps[-1]
+    assert Finished("s", 0, "stop", stop) in answers.steps[-1]
     shown = b"".join(bytes(score.bytes) for score in answers.logprobs["s", 0]).decode("utf-8", "replace")
     assert whole.startswith(shown) and stop not in shown
 

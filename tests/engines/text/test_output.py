@@ -105,6 +105,18 @@ def test_the_stop_that_completes_first_wins_and_then_the_longest() -> None:
     assert "".join(run([b"xabc"], ["bc", "abc", "c"])) == "x"
 
 
+@pytest.mark.parametrize(
+    ("text", "stop", "met"),
+    [("xabcdx", ["bc", "abcd"], "bc"), ("xabc", ["bc", "abc"], "abc"), ("xab", ["abc"], None), ("x", [], None)],
+)
+def test_it_says_which_stop_was_met(text: str, stop: list[str], met: str | None) -> None:
+    output = TextOutput(stop)
+    for character in text:
+        output.feed(character.encode())
+    output.finish()
+    assert output.met == met
+
+
 def test_a_stop_of_one_character() -> None:
     assert run([b"one", b"tw.o", b"three"], ["."]) == ["one", "tw", "", ""]
 
