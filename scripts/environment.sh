@@ -1,4 +1,5 @@
-# Sourced by the scripts beside it: `environment EXTRA…` makes sure that .venv is complete and up to date.
+# Sourced by the scripts beside it: `environment EXTRAS [EXTRA…]` makes sure that .venv is complete and up to date. Where
+# EXTRAS is empty, nobody has said what to install: what was chosen once stays, and a new environment gets everything.
 # A start that finds it so costs a few milliseconds of sh; everything else is in install.py.
 
 root=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd -P)
@@ -35,9 +36,17 @@ find_python() {
   return 1
 }
 
+# The extras of the last finished installation, `all` where there is none.
+chosen() {
+  have=
+  [ -r "$venv/installed" ] && { read -r stamped && read -r have; } <"$venv/installed"
+  echo "${have:-all}"
+}
+
 environment() {
-  extras=
-  for extra in $(echo "$*" | tr ',' ' '); do
+  extras= said=$1
+  shift
+  for extra in $(echo "${said:-$(chosen)} $*" | tr ',' ' '); do
     [ "$extra" = all ] && extra="text speech image"
     extras="$extras $extra"
   done

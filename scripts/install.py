@@ -1,8 +1,9 @@
 """Make .venv and fill it: what scripts/oxlo and scripts/test run when it is missing or out of date.
 
 Standard library only, and any Python from 3.11 on. Every step can be repeated, and the file `installed` in .venv is
-written last: an installation that failed or was interrupted has none, so the next start takes it up again. pip writes
-to `.venv/install.log`; people get one line for each step, on stderr.
+written last: an installation that failed or was interrupted has none, so the next start takes it up again. What a pip
+that was killed has left cannot be trusted: then .venv is made anew, with what pip's cache has. pip writes to
+`.venv/install.log`; people get one line for each step, on stderr.
 
 Two packages need a choice, made by looking at the machine. llama-cpp-python is on the package index as source only: a
 prebuilt wheel is taken where its own index can be reached, else it is compiled here. torch's default build on Linux
@@ -110,7 +111,7 @@ def announce(extras: set[str], machine: Machine) -> list[str]:
 
 
 def diagnosis(log: str) -> str:
-    """Why pip failed, in one line with what to do, from what it wrote."""
+    """Why a step failed, in one line with what to do, from what it wrote."""
     tail = log[-20_000:]
     unreachable = (
         "Failed to establish|Name or service not known|name resolution|Network is unreachable|ConnectTimeout"
@@ -125,8 +126,8 @@ def diagnosis(log: str) -> str:
         return "the C++ compiler does not work; install one (Debian: apt install g++, macOS: xcode-select --install)"
     if missing := re.search(r"No matching distribution found for (\S+)", tail):
         return f"the package index has no {missing[1]} for this Python and platform"
-    errors = [line.strip() for line in tail.splitlines() if re.search(r"\berror\b", line, re.IGNORECASE)]
-    return errors[-1][:200] if errors else "pip failed without a word"
+    errors = [line.strip() for line in tail.splitlines() if re.search(r"error\b", line, re.IGNORECASE)]
+    return errors[-1][:200] if errors else "it failed without a word"
 
 
 def say(line: str) -> None:
@@ -157,6 +158,7 @@ class Environment:
         self.log = self.path / "install.log"
         self.busy = self.path / "busy"  # there while pip works: one that was killed may leave half a package
         self.constraints = root / "constraints.txt"
+        self._step_at = 0  # where in the log the latest step begins
 
     def extras(self, fingerprint: str) -> set[str] | None:
         """The extras of a finished installation with this fingerprint, None when there is none."""
@@ -209,13 +211,18 @@ class Environment:
         return found[1]
 
     def logged(self) -> str:
-        """What pip has written so far."""
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
+        """What the latest step has written. What earlier ones wrote explains nothing: they may have been overcome."""
+        if not self.log.exists():
+            return ""
+        with self.log.open("rb") as log:
+            log.seek(self._step_at)
+            return log.read().decode("utf-8", "replace")
 
     def _run(self, command: list[str], variables: dict[str, str] | None = None) -> int:
         """Run a step with its output in the log; say every minute that it still runs. Dies with us."""
         self.busy.touch()
         with self.log.open("a") as log:
+            self._step_at = log.tell()
             print("+", *command, file=log, flush=True)
             environ = {**os.environ, **(variables or {})}
             process = subprocess.Popen(
@@ -242,7 +249,7 @@ class Environment:
 
 
 def install_torch(env: Environment, machine: Machine) -> None:
-    """torch first and alone: the CPU build from PyTorch's index where that is what the machine needs."""
+    """torch alone, before what needs it: the CPU build from PyTorch's index where that is what the machine needs."""
     version = env.pinned("torch")
     if env.has("torch", version):
         return
@@ -308,7 +315,25 @@ def check_disk(env: Environment, extras: set[str], machine: Machine) -> None:
     already = sum(file.lstat().st_size for file in env.path.rglob("*") if not file.is_dir()) / 1e9
     needed = needed_gb(extras, machine)
     if machine.free_gb + already < needed:
-        raise Stop(f"{needed:.1f} GB of disk are needed and {machine.free_gb:.1f} GB are free at {env.root}")
+        less = (
+            ""
+            if extras <= {"text", "dev"}
+            else f"; OXLO_EXTRAS=text needs {needed_gb({'text'}, machine):.1f} GB"
+        )
+        raise Stop(
+            f"{needed:.1f} GB of disk are needed and {machine.free_gb:.1f} GB are free at {env.root}: free some{less}"
+        )
+
+
+def steps(env: Environment, extras: set[str], machine: Machine) -> list[tuple[str, Callable[[], None]]]:
+    """The steps by name, in order. What may need a compiler is first: who has none should know before torch comes."""
+    found: list[tuple[str, Callable[[], None]]] = []
+    if "text" in extras:
+        found.append(("llama-cpp-python", lambda: install_llama(env, machine)))
+    if "image" in extras:
+        found.append(("torch", lambda: install_torch(env, machine)))
+    found.append(("everything else", lambda: env.must("--editable", f".[{','.join(sorted(extras))}]")))
+    return found
 
 
 def install(env: Environment, extras: set[str]) -> None:
@@ -319,14 +344,9 @@ def install(env: Environment, extras: set[str]) -> None:
     check_disk(env, extras, machine)
     begun = time.monotonic()
     env.create()
-    steps: list[tuple[str, Callable[[], None]]] = []
-    if "image" in extras:
-        steps.append(("torch", lambda: install_torch(env, machine)))
-    if "text" in extras:
-        steps.append(("llama-cpp-python", lambda: install_llama(env, machine)))
-    steps.append(("everything else", lambda: env.must("--editable", f".[{','.join(sorted(extras))}]")))
-    for number, (name, step) in enumerate(steps, 1):
-        say(f"{number}/{len(steps)} {name}")
+    planned = steps(env, extras, machine)
+    for number, (name, step) in enumerate(planned, 1):
+        say(f"{number}/{len(planned)} {name}")
         step()
     say(f"installed in {(time.monotonic() - begun) / 60:.1f} min")
 
@@ -355,7 +375,7 @@ def main() -> int:
             say(f"stopped: {stop}")
             return 1
         except KeyboardInterrupt:
-            say("interrupted; the next start goes on from here")
+            say("interrupted; the next start begins again, with what pip has already downloaded")
             return 130
         env.stamp.write_text(f"{fingerprint}\n{' '.join(sorted(extras))}\n")
     return 0

@@ -61,6 +61,10 @@ def test_the_announcement_says_what_torch_weighs(install: ModuleType) -> None:
         ("CMake Error: CMAKE_CXX_COMPILER not set", "C++ compiler"),
         ("ERROR: No matching distribution found for llama-cpp-python==9", "no llama-cpp-python==9"),
         ("one\nerror: subprocess-exited-with-error\n", "subprocess-exited"),
+        (
+            "+ python -c import llama_cpp\nOSError: libcudart.so.12: cannot open shared object file",
+            "libcudart",
+        ),
         ("", "without a word"),
     ],
 )
@@ -69,12 +73,33 @@ def test_a_failed_pip_is_one_line_with_what_to_do(install: ModuleType, log: str,
     assert says in told and "\n" not in told
 
 
+def test_a_step_is_explained_by_its_own_words(install: ModuleType, tmp_path: Path) -> None:
+    """The log keeps every try: a disk that was full yesterday is not why today's step failed."""
+    env = install.Environment(tmp_path)
+    env.python.parent.mkdir(parents=True)
+    env.python.symlink_to(sys.executable)
+    env.log.write_text("OSError: [Errno 28] No space left on device\n")
+    assert not env.imports("nothing_of_that_name")
+    assert "No module named 'nothing_of_that_name'" in install.diagnosis(env.logged())
+
+
+def test_a_missing_compiler_is_found_out_before_torch_is_fetched(install: ModuleType, tmp_path: Path) -> None:
+    machine = install.Machine(True, None, False, False, 50)
+    planned = install.steps(install.Environment(tmp_path), {"text", "speech", "image"}, machine)
+    assert [name for name, _ in planned] == ["llama-cpp-python", "torch", "everything else"]
+
+
 def test_too_little_disk_stops_before_anything_is_made(install: ModuleType, tmp_path: Path) -> None:
     env = install.Environment(tmp_path)
     machine = install.look(tmp_path)
     assert machine.free_gb > 0
-    with pytest.raises(install.Stop, match="GB of disk are needed"):
-        install.check_disk(env, {"text"}, install.Machine(True, None, False, True, free_gb=0.1))
+    small = install.Machine(True, None, False, True, free_gb=0.1)
+    with pytest.raises(
+        install.Stop, match=r"1\.6 GB of disk are needed and 0\.1 GB are free at .*: free some$"
+    ):
+        install.check_disk(env, {"text"}, small)
+    with pytest.raises(install.Stop, match="OXLO_EXTRAS=text needs 1.6 GB$"):
+        install.check_disk(env, {"text", "speech", "image"}, small)
     assert not env.path.exists()
 
 

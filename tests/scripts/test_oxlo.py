@@ -102,6 +102,13 @@ def test_stdin_may_be_closed(checkout: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "oxlo got: -V\n")
 
 
+def test_what_was_left_out_once_stays_out(checkout: Path, tmp_path: Path) -> None:
+    """OXLO_EXTRAS=text the first time, and nothing the second: no torch may come behind the user's back."""
+    finish(checkout, "text")
+    done = run(checkout, "serve", PATH=tools(tmp_path / "bin", *SMALL))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "oxlo got: serve\n", "")
+
+
 @pytest.mark.parametrize("change", ["requirement", "extra", "place", "stamp", "python"])
 def test_an_environment_that_does_not_fit_is_not_used(checkout: Path, tmp_path: Path, change: str) -> None:
     finish(checkout, "speech text" if change == "extra" else "image speech text")
@@ -112,7 +119,7 @@ def test_an_environment_that_does_not_fit_is_not_used(checkout: Path, tmp_path: 
         checkout = checkout.rename(tmp_path / "elsewhere")
     elif change != "extra":
         (checkout / ".venv" / {"stamp": "installed", "python": "bin/python"}[change]).unlink()
-    done = run(checkout, "serve", PATH=tools(tmp_path / "bin", *SMALL))
+    done = run(checkout, "serve", PATH=tools(tmp_path / "bin", *SMALL), OXLO_EXTRAS="all")
     assert done.returncode == 1 and done.stdout == ""
     assert "no Python >= 3.11" in done.stderr  # it went on to the installer, which needs one
 
