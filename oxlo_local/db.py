@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
+from oxlo_local import pepper
 from oxlo_local.errors import LedgerUnavailable, OxloError
 from oxlo_local.migrations import STEPS, Step
 
@@ -137,14 +138,17 @@ def _make_file(path: Path) -> None:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
         except FileExistsError:
             for end in ("", "-wal", "-shm"):
-                file = path.with_name(path.name + end)
-                with contextlib.suppress(FileNotFoundError):  # the last to close takes the others away
-                    if file.stat().st_mode & 0o077:
-                        file.chmod(0o600)
+                _narrow(path.with_name(path.name + end))
     except OSError as error:
         raise LedgerUnavailable(
             f"the ledger {path} cannot be made: {error.strerror}; make its folder writable, or set OXLO_HOME"
         ) from error
+
+
+def _narrow(file: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):  # whoever is the last to close takes -wal and -shm away
+        if file.stat().st_mode & 0o077:
+            file.chmod(0o600)
 
 
 def _connect(path: Path, busy_seconds: float) -> Connection:
@@ -211,6 +215,9 @@ def migrate(connection: Connection, path: Path, now_ms: int, steps: Sequence[Ste
             f"the ledger {path} was written by a newer oxlo (schema {max(seen)}, this one knows "
             f"{steps[-1].number}); upgrade oxlo-local, or set OXLO_HOME to another folder"
         )
+    secret = pepper.path_beside(path)
+    connection.create_function("peppered", 1, lambda digest: pepper.make(secret).over(digest))
+    connection.create_function("pepper_name", 0, lambda: pepper.make(secret).name)
     ran: list[int] = []
     for step in (step for step in steps if step.number not in seen):
         connection.execute("BEGIN IMMEDIATE")

@@ -2,34 +2,33 @@
 
 A key is `oxlo_` + 32 random characters (190 bits) + 6 of checksum. The checksum (CRC-32) proves nothing: it lets a
 typo be told from a wrong key without a database, and a scanner recognise a leaked one in public text. The file holds
-SHA-256 of the key: slow hashes exist to protect guessable passwords, and these bits cannot be guessed, so a slow one
-would only tax every request.
+a fast keyed hash of the key (pepper.py says why).
 
 `verify` looks the hash up in the file each time, by its index. A cache would have to learn of a `keys revoke` in
 another process, and SQLite's own signal for that (PRAGMA data_version) changes with every commit of our own writer,
 which commits with every request: the check would cost what the look-up costs (about 0.1 ms, nearly all of it the hop
 to the reader's thread and back).
 
-A rotation gives a key a new secret; the old one stays valid for a time of grace, and older ones no longer than it. Whatever
-is done to a key is written down with it (audit.py).
+A rotation gives a key a new secret; the old one stays valid for a time of grace, and older ones no longer than it.
+Whatever is done to a key is written down with it (audit.py).
 """
 
-import hashlib
 import hmac
 import secrets
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from msgspec import Struct
 
-from oxlo_local import audit
+from oxlo_local import audit, pepper
 from oxlo_local.allowance import Account
 from oxlo_local.db import Connection, Database
-from oxlo_local.errors import BadRequest, NotFound, Unauthorized
+from oxlo_local.errors import BadRequest, NotFound, OxloError, Unauthorized
 from oxlo_local.limits import UNLIMITED, Limits, from_json
+from oxlo_local.pepper import Pepper
 
 Role = Literal["user", "admin"]
 
@@ -108,10 +107,6 @@ def _checksum(body: str) -> str:
     return digits
 
 
-def _hash(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode()).digest()
-
-
 # -- the table --------------------------------------------------------------------------------------------------------
 
 _COLUMNS: Final = "id, name, role, hint, created_ms, revoked_ms, limits"
@@ -120,6 +115,7 @@ _BY_HASH: Final = (
     f" SELECT old_secrets.hash, {_COLUMNS} FROM old_secrets JOIN keys ON keys.id = old_secrets.key_id"
     " WHERE old_secrets.hash = ?1 AND until_ms > ?2"
 )
+NAMED: Final = 5  # keys in an error's words
 LONGEST_GRACE_MS: Final = 90 * 86_400_000
 
 
@@ -137,6 +133,8 @@ class Keys:
         self._clock = clock
         self._who = who if who is not None else audit.os_user()
         self._any_made = False
+        self._pepper_path = pepper.path_beside(db.path)
+        self._pepper: Pepper | None = None
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
@@ -148,18 +146,21 @@ class Keys:
                 "this is no oxlo key, or it has a typo: a key is oxlo_ and 38 letters and digits, as "
                 "`oxlo keys create NAME` printed it"
             )
-        digest, now_ms = _hash(secret), self._now_ms()
+        now_ms = self._now_ms()
 
-        def look_up(connection: Connection) -> tuple[bytes, Key] | None:
-            row = connection.execute(_BY_HASH, (digest, now_ms)).fetchone()
-            return None if row is None else (row[0], _key(row[1:]))
+        def look_up(connection: Connection) -> Key | None:
+            for one in self._peppers():
+                digest = one.hash(secret)
+                row = connection.execute(_BY_HASH, (digest, now_ms)).fetchone()
+                if row is not None and hmac.compare_digest(row[0], digest):
+                    return _key(row[1:])
+            return None
 
-        found = await self._db.read(look_up)
-        if found is None or not hmac.compare_digest(found[0], digest):
+        key = await self._db.read(look_up)
+        if key is None:
             raise Unauthorized(
                 "unknown key: make one with `oxlo keys create NAME`; after a rotation use the newer secret"
             )
-        key = found[1]
         if key.revoked is not None:
             raise Unauthorized(f"key {key.id} has been revoked: make another with `oxlo keys create NAME`")
         if key.limits.expires_ms is not None and now_ms >= key.limits.expires_ms:
@@ -168,6 +169,38 @@ class Keys:
                 "with `oxlo keys limit KEY --expires 90d`"
             )
         return key
+
+    def _peppers(self) -> Iterator[Pepper]:
+        """The pepper as it is known here, then as the file has it if another process has made it, or a new one."""
+        known = self._pepper
+        if known is not None:
+            yield known
+        found = pepper.load(self._pepper_path)
+        if found is not None and found != known:
+            self._pepper = found
+            yield found
+
+    async def check(self) -> None:
+        """Raises OxloError, with what to do, if there are keys that no secret can be checked against any more."""
+        self._pepper = pepper.load(self._pepper_path)
+        await self._db.read(self._refuse_lost)
+
+    def _refuse_lost(self, connection: Connection) -> None:
+        found = pepper.load(self._pepper_path)
+        sql = "SELECT name FROM keys WHERE revoked_ms IS NULL AND pepper <> ? ORDER BY name"
+        lost = [row[0] for row in connection.execute(sql, (found.name if found else "",))]
+        if not lost:
+            return
+        what = "is missing" if found is None else "is not the file that they were made with"
+        names = ", ".join(lost[:NAMED]) + (f" and {len(lost) - NAMED} more" if len(lost) > NAMED else "")
+        raise OxloError(
+            f"these keys cannot be checked: {names}. {self._pepper_path} {what}. Put it back from your backup; if it "
+            "is lost, give each of them a new secret with `oxlo keys rotate KEY --grace 0s`, or revoke it"
+        )
+
+    def _pepper_to_hash_with(self) -> Pepper:
+        self._pepper = pepper.make(self._pepper_path)
+        return self._pepper
 
     async def any_made(self) -> bool:
         """Whether a key has ever been made, revoked or not: from then on keys are in force."""
@@ -179,7 +212,10 @@ class Keys:
         return self._any_made
 
     async def create(self, name: str, role: Role = "user", limits: Limits = UNLIMITED) -> tuple[Key, str]:
-        """A new key and its secret, which is nowhere else. Raises BadRequest: a bad name, or one in use."""
+        """A new key and its secret, which is nowhere else.
+
+        Raises BadRequest (a bad name, or one in use), OxloError (the pepper of the other keys is lost).
+        """
         key, secret = self._draft(name, role, limits)
 
         def insert(connection: Connection) -> None:
@@ -216,10 +252,15 @@ class Keys:
         return Key(identity, name, role, _hint(secret), self._now_ms() / 1000, None, limits), secret
 
     def _insert(self, connection: Connection, key: Key, secret: str) -> None:
-        created_ms, limits = round(key.created * 1000), key.limits.to_json()
+        self._refuse_lost(connection)
+        created_ms, limits, with_ = (
+            round(key.created * 1000),
+            key.limits.to_json(),
+            self._pepper_to_hash_with(),
+        )
         connection.execute(
-            "INSERT INTO keys (id, name, role, hash, hint, created_ms, limits) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (key.id, key.name, key.role, _hash(secret), key.hint, created_ms, limits),
+            "INSERT INTO keys (id, name, role, hash, pepper, hint, created_ms, limits) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (key.id, key.name, key.role, with_.hash(secret), with_.name, key.hint, created_ms, limits),
         )
         _keep_prices(connection, created_ms, key.limits)
         made = KeyMade(key.name, key.role, key.limits)
@@ -269,14 +310,21 @@ class Keys:
     async def rotate(self, id_or_name: str, grace_ms: int) -> tuple[Key, str]:
         """Give the key a new secret, which is nowhere else; none of those that it had stays valid beyond `grace_ms`.
 
-        Raises NotFound, BadRequest (revoked, or a grace of over 90 days).
+        Raises NotFound, BadRequest (revoked, a grace of over 90 days, or one for a secret whose pepper is lost).
         """
         if not 0 <= grace_ms <= LONGEST_GRACE_MS:
             raise BadRequest("an old secret may stay valid for at most 90d")
         secret, now_ms = mint(), self._now_ms()
 
         def update(connection: Connection) -> Key:
-            key = _find_valid(connection, id_or_name)
+            key, found = _find_valid(connection, id_or_name), pepper.load(self._pepper_path)
+            (made_with,) = connection.execute("SELECT pepper FROM keys WHERE id = ?", (key.id,)).fetchone()
+            if grace_ms and made_with != (found.name if found else ""):
+                raise BadRequest(
+                    f"the old secret of key {key.id} ({key.name}) cannot be checked any more, because "
+                    f"{self._pepper_path} is not what it was: put it back, or rotate the key with --grace 0s"
+                )
+            with_ = self._pepper_to_hash_with()
             # Whoever ends a secret that leaked means every older one too, whatever grace those were given.
             shorten = "UPDATE old_secrets SET until_ms = min(until_ms, ?) WHERE key_id = ?"
             connection.execute(shorten, (now_ms + grace_ms, key.id))
@@ -284,7 +332,8 @@ class Keys:
                 keep = "INSERT INTO old_secrets SELECT hash, id, ? FROM keys WHERE id = ?"
                 connection.execute(keep, (now_ms + grace_ms, key.id))
             connection.execute(
-                "UPDATE keys SET hash = ?, hint = ? WHERE id = ?", (_hash(secret), _hint(secret), key.id)
+                "UPDATE keys SET hash = ?, pepper = ?, hint = ? WHERE id = ?",
+                (with_.hash(secret), with_.name, _hint(secret), key.id),
             )
             rotated = Rotated(key.hint, _hint(secret), now_ms + grace_ms)
             audit.write(connection, now_ms, self._who, "key_rotated", key_id=key.id, detail=rotated)

@@ -235,4 +235,20 @@ CLAIMS = Step(
     ),
 )
 
-STEPS: tuple[Step, ...] = (KEYS, ENTRIES, LIMITS, CLAIMS)
+PEPPER = Step(
+    5,
+    "pepper",
+    (
+        # Hashes of keys become keyed ones, those of revoked keys too: see pepper.py, whose functions these are.
+        "ALTER TABLE keys ADD COLUMN pepper TEXT NOT NULL DEFAULT ''",
+        "DROP TRIGGER keys_stay_revoked",
+        "UPDATE keys SET hash = peppered(hash), pepper = pepper_name()",
+        "UPDATE old_secrets SET hash = peppered(hash)",
+        """
+        CREATE TRIGGER keys_stay_revoked BEFORE UPDATE ON keys WHEN OLD.revoked_ms IS NOT NULL
+        BEGIN SELECT RAISE(ABORT, 'a revoked key is never edited'); END
+        """,
+    ),
+)
+
+STEPS: tuple[Step, ...] = (KEYS, ENTRIES, LIMITS, CLAIMS, PEPPER)

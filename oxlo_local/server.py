@@ -73,6 +73,7 @@ async def serve(settings: Settings, models: Sequence[str]) -> int:
             keys = Keys(db)
             await _first_key(settings, keys)
             house = House(settings, db, keys, ledger, models)
+            await keys.check()
             return await house.live(listener, signals, began)
 
 

@@ -34,6 +34,7 @@ MAP: tuple[tuple[str, tuple[str, ...]], ...] = (
         "Money",
         (
             "keys.py",
+            "pepper.py",
             "limits.py",
             "allowance.py",
             "ledger.py",

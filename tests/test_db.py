@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -364,6 +365,20 @@ async def test_a_disk_with_little_room_keeps_it(path: Path, monkeypatch: pytest.
     assert path.with_name("ledger.db-wal").stat().st_size < 1 << 20
     assert committed(path) == [1]
     database.close()
+
+
+async def test_a_backup_taken_beside_a_writer_can_be_put_back(db: Database, path: Path) -> None:
+    await db.write(partial(inserted, 1))
+    copy = path.with_name("copy.db")
+    with closing(beside(path)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)  # what `.backup` of the sqlite3 shell does
+    await db.write(partial(inserted, 2))
+    db.close()
+    os.replace(copy, path)
+    back = Database.open(path)
+    await back.check()
+    assert committed(path) == [1] and os.stat(path).st_mode & 0o777 == 0o600
+    back.close()
 
 
 async def test_close_finishes_what_is_queued_and_refuses_the_rest(path: Path) -> None:

@@ -22,7 +22,20 @@ FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*
 # A room imports only from floors below its own; the files of one folder may see each other.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"__init__", "errors"}),
-    frozenset({"calls", "config", "entry", "log", "gguf", "limits", "client", "migrations", "random_model"}),
+    frozenset(
+        {
+            "calls",
+            "config",
+            "entry",
+            "log",
+            "gguf",
+            "limits",
+            "client",
+            "migrations",
+            "pepper",
+            "random_model",
+        }
+    ),
     frozenset(
         {
             "metrics",

@@ -1,6 +1,9 @@
 """Keys: their form, their secrecy, and that a revoked one is refused from the next request on."""
 
 import asyncio
+import hashlib
+import os
+import re
 import sqlite3
 import string
 from collections.abc import Iterator
@@ -11,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oxlo_local.db import Database
-from oxlo_local.errors import BadRequest, NotFound, Unauthorized
+from oxlo_local.errors import BadRequest, NotFound, OxloError, Unauthorized
 from oxlo_local.keys import LONGEST_GRACE_MS, Keys, mint, well_formed
 from oxlo_local.limits import Limits
+from oxlo_local.pepper import load, path_beside
 from tests.conftest import Clock
 
 ALPHABET = string.ascii_letters + string.digits
@@ -260,3 +264,67 @@ async def test_a_secret_is_in_no_file_after_a_rotation_either(db: Database, path
     stored = b"".join(file.read_bytes() for file in path.parent.iterdir() if file.is_file())
     for secret in (first, second):
         assert secret[9:].encode() not in stored
+
+
+# -- the pepper -------------------------------------------------------------------------------------------------------
+
+
+async def test_the_ledger_holds_a_hash_that_only_its_pepper_can_make(db: Database, path: Path) -> None:
+    key, secret = await Keys(db).create("laptop")
+    _, old = await Keys(db).rotate("laptop", 1000)
+    stored = "SELECT hash FROM keys UNION SELECT hash FROM old_secrets"
+    kept = {row[0] for row in await db.read(lambda connection: connection.execute(stored).fetchall())}
+    assert kept == {
+        found.hash(text) for found in [load(path_beside(path))] if found for text in (secret, old)
+    }
+    assert not kept & {hashlib.sha256(text.encode()).digest() for text in (secret, old)}
+
+
+async def test_a_server_learns_of_the_pepper_that_another_process_has_made(
+    db: Database, other: Database
+) -> None:
+    here = Keys(db)
+    await here.check()
+    _, secret = await Keys(other).create("laptop")
+    assert (await here.verify(secret)).name == "laptop"
+
+
+async def test_a_server_keeps_its_pepper_when_the_file_goes(db: Database, path: Path) -> None:
+    keys = Keys(db)
+    _, secret = await keys.create("laptop")
+    os.remove(path_beside(path))
+    assert (await keys.verify(secret)).name == "laptop"
+
+
+@pytest.mark.parametrize("lost", ["is missing", "is not the file that they were made with"])
+async def test_a_lost_pepper_is_named_with_its_keys_and_the_way_out(
+    db: Database, path: Path, lost: str
+) -> None:
+    _, first = await Keys(db).create("laptop")
+    await Keys(db).create("ci")
+    await Keys(db).create("gone")
+    await Keys(db).revoke("gone")
+    file = path_beside(path)
+    os.rename(file, kept := f"{file}.kept")
+    if lost != "is missing":
+        file.write_bytes(bytes(32))
+    words = f"these keys cannot be checked: ci, laptop. {file} {lost}. Put it back from your backup"
+    for refused in (Keys(db).check(), Keys(db).create("new")):
+        with pytest.raises(OxloError, match=re.escape(words)):
+            await refused
+    assert (lost == "is missing") is not await asyncio.to_thread(file.exists)  # nothing took its place
+    with pytest.raises(Unauthorized):
+        await Keys(db).verify(first)
+    os.rename(kept, file)
+    await Keys(db).check()
+    assert (await Keys(db).verify(first)).name == "laptop"
+    os.remove(file)
+    with pytest.raises(BadRequest, match="rotate the key with --grace 0s"):
+        await Keys(db).rotate("laptop", 1000)
+    assert not await asyncio.to_thread(file.exists)
+    _, second = await Keys(db).rotate("laptop", 0)
+    with pytest.raises(OxloError, match="cannot be checked: ci. .* is not the file that they were made with"):
+        await Keys(db).check()
+    await Keys(db).revoke("ci")
+    await Keys(db).check()
+    assert (await Keys(db).verify(second)).name == "laptop"

@@ -1,6 +1,7 @@
 """The steps of the schema: old ones are never edited, and every old file reaches the same schema as a new one."""
 
 import asyncio
+import hashlib
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from oxlo_local.db import Connection, Database, migrate
+from oxlo_local.errors import Unauthorized
+from oxlo_local.keys import Keys, mint
 from oxlo_local.migrations import STEPS, Step
 
 # Released steps. A failure here means that history was edited: write a new step at the end instead.
@@ -16,6 +19,7 @@ HASHES = {
     2: "837282d8d8b5262e1a6ab7817944da694457a1112ac6270b8b5d850239b57361",
     3: "4c629cc3e0df6184becc019a08514b9f682836361da6dbfdbfd7838e7a7d4642",
     4: "1d0d6af63f87220e4db9de9297ee49384c4311ee86c3d433e8258bca7b13da5c",
+    5: "8b291a1ae9d0cc7c6ec8f63d87bf0a0a6d1ebd61b36e32499c92f14875a6ecf7",
 }
 
 
@@ -56,6 +60,30 @@ async def test_keys_of_a_first_version_are_kept(tmp_path: Path) -> None:
     database = Database.open(path)
     names = "SELECT name FROM keys"
     assert await database.read(lambda connection: connection.execute(names).fetchall()) == [("laptop",)]
+    database.close()
+
+
+async def test_keys_and_old_secrets_of_plain_hashes_go_on_being_known(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    secrets = [mint() for _ in range(3)]
+    plain = [hashlib.sha256(secret.encode()).digest() for secret in secrets]
+    old = connect(path)
+    migrate(old, path, 1000, STEPS[:4])
+    columns = "(id, name, role, hash, hint, created_ms, revoked_ms)"
+    insert = f"INSERT INTO keys {columns} VALUES (?, ?, 'user', ?, '', 1000, ?)"
+    old.execute(insert, ("k_1", "laptop", plain[0], None))
+    old.execute(insert, ("k_2", "lost", plain[1], 2000))
+    old.execute("INSERT INTO old_secrets VALUES (?, 'k_1', 1 << 60)", (plain[2],))
+    old.close()
+    database = Database.open(path)
+    keys = Keys(database)
+    await keys.check()
+    assert [(await keys.verify(secret)).id for secret in (secrets[0], secrets[2])] == ["k_1", "k_1"]
+    with pytest.raises(Unauthorized, match="key k_2 has been revoked"):
+        await keys.verify(secrets[1])
+    stored = "SELECT hash FROM keys UNION SELECT hash FROM old_secrets"
+    kept = await database.read(lambda connection: [row[0] for row in connection.execute(stored)])
+    assert len(kept) == 3 and not set(kept) & set(plain)
     database.close()
 
 

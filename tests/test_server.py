@@ -234,6 +234,17 @@ def test_a_server_whose_words_nobody_reads_any_more_goes_on(
     assert server.process.wait(20) == 0
 
 
+def test_keys_without_their_pepper_stop_the_start(
+    start_server: StartServer, long_winded: Path, home: Path
+) -> None:
+    with closing(Database.open(home / "ledger.db")) as db:
+        asyncio.run(Keys(db).create("ci"))
+    (home / "keys.pepper").unlink()
+    words = failed(start_server(str(long_winded), home=home, wait=False))
+    assert words.startswith("oxlo: these keys cannot be checked: ci. ")
+    assert "keys.pepper is missing. Put it back from your backup" in words
+
+
 def test_beyond_loopback_an_admin_key_is_made_and_shown_once(
     start_server: StartServer, long_winded: Path, home: Path
 ) -> None:

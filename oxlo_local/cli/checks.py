@@ -15,6 +15,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -28,6 +29,7 @@ from oxlo_local.config import Settings
 from oxlo_local.db import Database
 from oxlo_local.errors import OxloError
 from oxlo_local.hardware import Machine, probe
+from oxlo_local.keys import Keys
 from oxlo_local.workers.supervisor import Fleet, WorkerSpec
 
 ENGINES = {
@@ -154,9 +156,10 @@ def disk(settings: Settings) -> Finding:
 
 
 def ledger(settings: Settings) -> Finding:
-    """Whether the ledger opens, and is of this program's version."""
+    """Whether the ledger opens, is of this program's version, and has the pepper of its keys beside it."""
     try:
-        Database.open(settings.ledger_path, busy_seconds=1.0).close()
+        with closing(Database.open(settings.ledger_path, busy_seconds=1.0)) as db:
+            asyncio.run(Keys(db).check())
     except (OxloError, OSError) as error:
         return Finding("ledger", "fail", str(error), "nothing is served without its ledger; see the message")
     return Finding(

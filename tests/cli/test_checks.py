@@ -1,13 +1,17 @@
 """The checks of `oxlo doctor`, each on a machine where it finds something."""
 
+import asyncio
 import socket
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from oxlo_local.cli import checks
 from oxlo_local.config import Settings
+from oxlo_local.db import Database
 from oxlo_local.hardware import Gpu, Machine
+from oxlo_local.keys import Keys
 
 
 @pytest.fixture
@@ -32,6 +36,15 @@ def test_a_damaged_ledger_fails(settings: Settings) -> None:
     assert checks.ledger(settings).level == "ok"
     settings.ledger_path.write_bytes(b"this is no database" * 1000)
     assert checks.ledger(settings).level == "fail"
+
+
+def test_a_ledger_without_the_pepper_of_its_keys_fails(settings: Settings) -> None:
+    with closing(Database.open(settings.ledger_path)) as db:
+        asyncio.run(Keys(db).create("ci"))
+    assert checks.ledger(settings).level == "ok"
+    (settings.home / "keys.pepper").unlink()
+    finding = checks.ledger(settings)
+    assert finding.level == "fail" and "these keys cannot be checked: ci" in finding.found
 
 
 def test_a_broken_catalogue_fails(settings: Settings) -> None:
