@@ -7,6 +7,7 @@ answers in a model's place only where `fallback` says so, and then with a warnin
 
 import difflib
 import importlib.util
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -107,7 +108,8 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def extra_command(self) -> str:
         """The command that installs what its engine needs."""
-        return f"`OXLO_EXTRAS={self.engine or 'all'} scripts/oxlo`"
+        extra = self.engine or "all"
+        return f"`OXLO_EXTRAS={extra} scripts/oxlo`, or where pip installed oxlo, install its extra [{extra}]"
 
     def geometry(self, quant: str | None = None) -> gguf.Geometry:
         """What the text model costs in memory: by its file's header where it is here, else by the catalogue.
@@ -219,7 +221,7 @@ class Catalogue:
             aliases |= own_aliases
         models = [_model(model_id, table, installed, default_price_usd) for model_id, table in tables.items()]
         models += [
-            local_model(model_id, path, default_price_usd)
+            _pulled_model(model_id, path, default_price_usd)
             for model_id, path in installed.items()
             if model_id not in tables
         ]
@@ -276,7 +278,7 @@ class Catalogue:
 
         Raises BadRequest when it is no GGUF file, or when its name is already another model's.
         """
-        path = gguf.whole(path.expanduser().absolute())[0]
+        path = gguf.whole(Path(os.path.expanduser(path)).absolute())[0]
         model = local_model(file_id(path), path, self._default_price)
         known = self.models.get(model.id)
         if known is not None and known.path == path:
@@ -337,6 +339,16 @@ def local_model(model_id: str, path: Path, price: Decimal) -> Model:
         context=header.number("context_length", 0) or None,
         embedding=embedding,
     )
+
+
+def _pulled_model(model_id: str, path: Path, price: Decimal) -> Model:
+    """`local_model`, where a file that has gone bad since it was pulled is one that cannot be had: all else goes on."""
+    try:
+        return local_model(model_id, path, price)
+    except BadRequest as error:
+        return Model(
+            id=model_id, price_usd=price, refused=f"{error.message}; `oxlo rm {model_id}` forgets it"
+        )
 
 
 def kind_of(header: gguf.Header) -> Kind:

@@ -13,6 +13,7 @@ read is bounded in number and size, and a shape that no model has is refused.
 """
 
 import mmap
+import os
 import re
 import struct
 from collections.abc import Sequence
@@ -297,6 +298,11 @@ def _array(reader: _Reader, key: str, header: Header) -> bool:
     else:
         raise ValueError(f"{key} is an array of the unsupported type {kind}")
     return False
+
+
+def is_path(name: str) -> bool:
+    """Whether a model's name, as somebody typed it, is a file: it ends like one, or it leads to one."""
+    return name.lower().endswith(".gguf") or (os.sep in name and os.path.isfile(os.path.expanduser(name)))
 
 
 def whole(path: Path) -> list[Path]:

@@ -1,12 +1,11 @@
 """Which models a server starts, and with what options: the names given, or what is marked, measured against memory."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from oxlo_local import fit
+from oxlo_local import fit, gguf
 from oxlo_local.calls import EmbeddingOptions, TextOptions
 from oxlo_local.catalogue import Catalogue, Model, servable
 from oxlo_local.config import Settings
@@ -25,7 +24,8 @@ def chosen(catalogue: Catalogue, names: Sequence[str]) -> list[Model]:
     """
     if names:
         found = [
-            catalogue.attach(Path(name)) if is_path(name) else catalogue.resolve(name).model for name in names
+            catalogue.attach(Path(name)) if gguf.is_path(name) else catalogue.resolve(name).model
+            for name in names
         ]
     else:
         found = [model for model in catalogue.here() if model.preload] or [catalogue.resolve(DEMO).model]
@@ -33,11 +33,6 @@ def chosen(catalogue: Catalogue, names: Sequence[str]) -> list[Model]:
     for model in once.values():
         servable(model)
     return list(once.values())
-
-
-def is_path(name: str) -> bool:
-    """Whether a name on the command line is a file: it ends like one, or there is one."""
-    return name.endswith(".gguf") or (os.sep in name and Path(name).expanduser().is_file())
 
 
 def specs(models: Sequence[Model], settings: Settings, machine: Machine) -> list[WorkerSpec]:

@@ -6,6 +6,7 @@ the catalogue's default is taken if it fits the machine, else the largest that d
 the nearest to it. What happens is told as events, which the command draws or prints as JSON.
 """
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterable
@@ -119,7 +120,7 @@ class Pull:
         """Have the model here. Raises an OxloError that says what to do."""
         if name.startswith("hf:"):
             manifest = self._from_repository(name.removeprefix("hf:"))
-        elif name.lower().endswith(".gguf") or "/" in name or Path(name).is_file():
+        elif gguf.is_path(name) or "/" in name:
             manifest = self._from_file(Path(name))
         else:
             manifest = self._from_catalogue(name)
@@ -133,6 +134,8 @@ class Pull:
         model = self._catalogue.find(name)
         if model.refused is not None or (model.file is not None and model.path is None):
             self._catalogue.resolve(model.id)  # raises, with the reason
+        if model.repo is None and model.path is None:
+            raise BadRequest(f"models.toml names neither a repo nor a file for {model.id}")
         if model.repo is None:
             raise BadRequest(f"{model.id} is here without being pulled: {model.path}")
         here = self._store.manifest(model.id) if model.path is not None else None
@@ -149,6 +152,7 @@ class Pull:
             assert here is not None  # else the unreachable hub would have been an error
             self._tell(Note(f"{model.id}:{build} is already here"))
             return here
+        build = build or _preferred(snapshot)
         files = _catalogued(model.files.get(build), snapshot) or _of_quant(snapshot, build)
         wanted = Wanted(model.id, build, files)
         self._compare(model, wanted)
@@ -163,9 +167,10 @@ class Pull:
         return self._fetch(snapshot, Wanted(self._repository_id(repo), build, _of_quant(snapshot, build)))
 
     def _from_file(self, path: Path) -> Manifest:
-        path = path.expanduser().absolute()
-        if not path.is_file():
+        path = Path(os.path.expanduser(path)).absolute()
+        if not os.path.isfile(path):
             raise NotFound(f"there is no file {path}; a repository of the hub is written hf:OWNER/NAME")
+        gguf.read_header(path)  # raises for a file that no engine can load
         known = self._store.manifest(file_id(path))
         model = (
             self._catalogue.find(known.id) if known and known.path == path else self._catalogue.attach(path)
@@ -182,11 +187,11 @@ class Pull:
     # -- choosing -------------------------------------------------------------------------------------------------
 
     def _build(self, model: Model, quant: str) -> str:
-        """The build to take: the one named, else the default, else the largest that fits."""
+        """The build to take: the one named, else the default, else the largest that fits; "" = no size is known."""
         if quant:
             return next((known for known in model.files if known.lower() == quant.lower()), quant)
-        if model.engine != "text" or model.default_quant is None:
-            return model.default_quant or next(iter(model.files))
+        if model.engine != "text" or model.default_quant not in model.files:
+            return model.default_quant or next(iter(model.files), "")
         by_size = sorted(model.files, key=lambda known: model.files[known].bytes, reverse=True)
         refusal: ModelDoesNotFit | None = None
         for build in (model.default_quant, *by_size):
@@ -209,9 +214,10 @@ class Pull:
         for model in self._catalogue.models.values():
             if model.repo is not None and model.repo.lower() == repo.lower():
                 return model.id
-        taken = self._store.manifest(short) or self._store.unfinished(short)
-        if taken is not None:
-            return short if taken.repo == repo else f"{owner}-{short}"
+        whole, begun = self._store.manifest(short), self._store.unfinished(short)
+        taken = [whole, *begun] if whole else begun
+        if taken:
+            return short if taken[0].repo == repo else f"{owner}-{short}"
         try:
             self._catalogue.find(short)
         except ModelNotFound:

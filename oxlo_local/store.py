@@ -2,8 +2,8 @@
 
 A manifest (OXLO_HOME/manifests/ID.json) pins a model to a repository, a commit and files with their sizes and hashes.
 The files lie in the hub's shared cache, or wherever the user keeps a local GGUF. A pull that is under way, or was
-interrupted, has one too, as ID.partial.json, so that `rm` finds what it left. Nothing here needs the network or the
-hub's library: what has been pulled is served offline.
+interrupted, has one too, as ID:BUILD.json.partial, so that `rm` finds what it left, of every build that was ever begun.
+Nothing here needs the network or the hub's library: what has been pulled is served offline.
 
 The shared cache is everybody's. A file counts as ours only if it was not there before the pull, and a blob goes only
 when nothing else, no other manifest and no other snapshot, points at it.
@@ -64,6 +64,8 @@ def _from_text(kind: type, value: object) -> object:
     raise NotImplementedError
 
 
+WHOLE, UNFINISHED = ".json", ".json.partial"  # how the names of manifests end
+
 _encoder = msgspec.json.Encoder(enc_hook=_to_text)
 _decoder = msgspec.json.Decoder(Manifest, dec_hook=_from_text)
 
@@ -84,32 +86,32 @@ class Store:
 
     def manifests(self) -> list[Manifest]:
         """Every complete manifest, by id."""
-        return sorted(self._read_all(partial=False), key=lambda manifest: manifest.id)
+        return sorted(self._read_all(WHOLE), key=lambda manifest: manifest.id)
 
     def manifest(self, model_id: str) -> Manifest | None:
         """The manifest of a model that was pulled whole."""
         return self._read(self._file(model_id))
 
-    def unfinished(self, model_id: str) -> Manifest | None:
-        """What a pull that is under way, or was interrupted, has set out to fetch."""
-        return self._read(self._file(model_id, partial=True))
+    def unfinished(self, model_id: str) -> list[Manifest]:
+        """What pulls that are under way, or were interrupted, have set out to fetch: one for each build."""
+        return [manifest for manifest in self._read_all(UNFINISHED) if manifest.id == model_id]
 
     def begin(self, manifest: Manifest) -> Manifest:
         """Note what a pull sets out to fetch, and return it with `ours` set for each file."""
-        mine = {file.blob for other in self._read_all() for file in other.files if file.ours}
+        mine = {file.blob for other in self._read_all(WHOLE, UNFINISHED) for file in other.files if file.ours}
         files = [
             msgspec.structs.replace(file, ours=file.blob in mine or not (file.blob or file.path).exists())
             for file in manifest.files
         ]
         begun = msgspec.structs.replace(manifest, files=files)
-        self._write(self._file(manifest.id, partial=True), begun)
+        self._write(self._begun(manifest), begun)
         return begun
 
     def finish(self, manifest: Manifest) -> int:
         """Note that a model is here whole. Files of another build that it replaces go; returns the bytes freed."""
         before = self.manifest(manifest.id)
         self._write(self._file(manifest.id), manifest)
-        self._file(manifest.id, partial=True).unlink(missing_ok=True)
+        self._begun(manifest).unlink(missing_ok=True)
         kept = {file.path for file in manifest.files}
         return self._delete([file for file in before.files if file.path not in kept]) if before else 0
 
@@ -118,20 +120,20 @@ class Store:
 
         Raises ModelNotFound when there is nothing of that id.
         """
-        files: list[StoredFile] = []
-        for partial in (False, True):
-            manifest = self._read(self._file(model_id, partial=partial))
-            files += manifest.files if manifest else []
-            self._file(model_id, partial=partial).unlink(missing_ok=True)
-        if not files:
+        whole, begun = self.manifest(model_id), self.unfinished(model_id)
+        if whole is None and not begun:
             here = ", ".join(manifest.id for manifest in self.manifests()) or "none"
             raise ModelNotFound(f"{model_id} has not been pulled; pulled are: {here}", param="model")
-        return self._delete(files)
+        for file in (self._file(model_id), *(self._begun(manifest) for manifest in begun)):
+            file.unlink(missing_ok=True)
+        known = [whole, *begun] if whole else begun
+        return self._delete([file for manifest in known for file in manifest.files])
 
     # -- files ----------------------------------------------------------------------------------------------------
 
     def _delete(self, files: list[StoredFile]) -> int:
-        needed = {file.blob or file.path for manifest in self._read_all() for file in manifest.files}
+        manifests = self._read_all(WHOLE, UNFINISHED)
+        needed = {file.blob or file.path for manifest in manifests for file in manifest.files}
         freed = 0
         for file in files:
             if not file.ours or file.blob is None or file.blob in needed:
@@ -143,14 +145,21 @@ class Store:
             _prune(file.path.parent, file.blob.parent.parent)
         return freed
 
-    def _file(self, model_id: str, *, partial: bool = False) -> Path:
-        return self._folder / f"{quote(model_id, safe=' ')}{'.partial' if partial else ''}.json"
+    def _file(self, model_id: str) -> Path:
+        return self._folder / f"{quote(model_id, safe=' ')}{WHOLE}"
 
-    def _read_all(self, *, partial: bool = True) -> Iterator[Manifest]:
-        for file in sorted(self._folder.glob("*.json")):
-            manifest = self._read(file) if partial or not file.name.endswith(".partial.json") else None
-            if manifest is not None:
-                yield manifest
+    def _begun(self, manifest: Manifest) -> Path:
+        return (
+            self._folder
+            / f"{quote(manifest.id, safe=' ')}:{quote(manifest.quant or '', safe='')}{UNFINISHED}"
+        )
+
+    def _read_all(self, *endings: str) -> Iterator[Manifest]:
+        for ending in endings:
+            for file in sorted(self._folder.glob(f"*{ending}")):
+                manifest = self._read(file)
+                if manifest is not None:
+                    yield manifest
 
     def _read(self, file: Path) -> Manifest | None:
         try:

@@ -27,7 +27,9 @@ LFS_BYTES = 1024  # files of this size and more are large files
 PIECE = 256 * 1024
 
 
-def gguf_bytes(size: int, *, seed: int = 0, architecture: str = "llama", **numbers: int) -> bytes:
+def gguf_bytes(
+    size: int, *, seed: int = 0, architecture: str = "llama", name: str = "", **numbers: int
+) -> bytes:
     """A GGUF file of `size` bytes: a real header, and filling that no engine is meant to load."""
     shape = {
         "block_count": 2,
@@ -42,6 +44,7 @@ def gguf_bytes(size: int, *, seed: int = 0, architecture: str = "llama", **numbe
         return struct.pack("<Q", len(value)) + value.encode()
 
     pairs = [text("general.architecture") + struct.pack("<I", 8) + text(architecture)]
+    pairs += [text("general.name") + struct.pack("<I", 8) + text(name)] if name else []
     pairs += [text(f"{architecture}.{key}") + struct.pack("<II", 4, number) for key, number in shape.items()]
     tokens = ["<s>", "</s>", "a"]
     listed = b"".join(text(token) for token in tokens)

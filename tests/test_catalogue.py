@@ -108,6 +108,11 @@ def test_the_prices_of_requests_are_the_contracts() -> None:
     assert {model.price_micros for model in SHIPPED.models.values()} == {100, 1000, 2700}
 
 
+def test_the_embedded_models_context_is_its_files() -> None:
+    for model in SHIPPED.here():
+        assert model.path is not None and model.context == model.geometry().context > 0, model.id
+
+
 def test_nothing_falls_back_unasked() -> None:
     assert all(model.fallback is None for model in SHIPPED.models.values())
 
@@ -349,7 +354,7 @@ def test_a_local_file_says_what_it_is_for(
 
 def test_a_missing_engine_is_refused_with_the_command_that_adds_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(room.EXTRAS, "text", ("no_such_engine",))
-    with pytest.raises(ModelNotLoaded, match=r"OXLO_EXTRAS=text scripts/oxlo"):
+    with pytest.raises(ModelNotLoaded, match=r"OXLO_EXTRAS=text scripts/oxlo`, .* its extra \[text\]"):
         servable(SHIPPED.models["mistral-7b"])
 
 

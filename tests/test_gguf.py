@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from oxlo_local.errors import BadRequest
-from oxlo_local.gguf import Header, geometry, read_header, size, whole
+from oxlo_local.gguf import Header, geometry, is_path, read_header, size, whole
 from oxlo_local.random_model import write
 from tests.hub import gguf_bytes
 
@@ -153,6 +153,23 @@ def test_strange_numbers_make_a_geometry_all_the_same(strange: float | str) -> N
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match=r"cannot read .*m\.gguf: No such file"):
         read_header(tmp_path / "m.gguf")
+
+
+def test_only_what_looks_like_a_file_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name in ("model.gguf", "MODEL.GGUF", str(tmp_path / "model"), "./model", "~/model"):
+        assert is_path(name), name
+    for name in (
+        "mistral-7b",
+        "model",
+        "hf:owner/repo",
+        "~nobody-of-that-name/model",
+        "a" * 300,
+        "/" + "a" * 300,
+    ):
+        assert not is_path(name), name
 
 
 def test_parts_belong_together(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from oxlo_local.config import Settings
 from oxlo_local.entry import Embedding
 from oxlo_local.errors import BadRequest, ModelDoesNotFit, ModelNotFound, UnsupportedValue
 from oxlo_local.hardware import Machine
-from oxlo_local.lineup import chosen, is_path, laid_over, specs
+from oxlo_local.lineup import chosen, laid_over, specs
 from oxlo_local.random_model import Shape, write
 
 PRICE = Decimal("0.001")
@@ -56,12 +56,6 @@ def test_what_is_not_here_or_no_model_is_refused(long_winded: Path, tmp_path: Pa
         chosen(known, [str(tmp_path / "nothing.gguf")])
     with pytest.raises(UnsupportedValue, match="speech"):
         chosen(known, ["voice"])
-
-
-def test_only_what_looks_like_a_file_is_one(tmp_path: Path) -> None:
-    (tmp_path / "model").touch()
-    assert is_path("model.gguf") and is_path(str(tmp_path / "model"))
-    assert not is_path("mistral-7b") and not is_path("hf:owner/repo")
 
 
 def test_models_share_the_machine_and_the_one_too_many_is_refused_with_the_sum(

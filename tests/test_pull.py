@@ -118,7 +118,7 @@ def test_a_pulled_model_has_a_manifest_and_answers_to_its_name(desk: Desk, site:
     ]
     assert kept.pulled.endswith("+00:00")
     assert desk.catalogue().resolve("Tiny").model.path == manifest.path
-    assert desk.store.unfinished("tiny") is None
+    assert desk.store.unfinished("tiny") == []
     chosen = next(event for event in desk.told if isinstance(event, Chosen))
     assert (chosen.quant, chosen.files, chosen.bytes, chosen.missing) == ("Q4_K_M", 1, 4000, 4000)
     assert isinstance(desk.told[-1], Pulled)
@@ -134,6 +134,20 @@ def test_another_build_is_taken_when_named_and_replaces_the_first(desk: Desk) ->
     assert not first.path.exists() and not os.path.lexists(first.path)
     assert "replaced the build that was here" in desk.notes()
     assert desk.store.installed() == {"tiny": second.path}
+
+
+@pytest.mark.parametrize(("entry", "quant"), [("", "Q4_K_M"), ('default_quant = "Q8_0"', "Q8_0")])
+def test_an_entry_may_name_a_repository_and_no_sizes(desk: Desk, entry: str, quant: str) -> None:
+    (desk.settings.home / "models.toml").write_text(f'[models.mine]\nrepo = "own/tiny-GGUF"\n{entry}\n')
+    manifest = desk.pull("mine")
+    assert (manifest.id, manifest.quant) == ("mine", quant)
+    assert desk.pull("mine").path == manifest.path, "again is no error"
+
+
+def test_an_entry_without_a_place_is_named(desk: Desk) -> None:
+    (desk.settings.home / "models.toml").write_text('[models.mine]\ntitle = "Mine"\n')
+    with pytest.raises(BadRequest, match="neither a repo nor a file for mine"):
+        desk.pull("mine")
 
 
 def test_a_model_that_is_here_is_not_fetched_again(desk: Desk, site: stand_in.Hub) -> None:
@@ -304,6 +318,21 @@ def test_a_local_file_is_noted_where_it_lies(desk: Desk, tmp_path: Path) -> None
     assert path.exists()
 
 
+def test_a_pulled_file_that_went_bad_is_in_nobodys_way(desk: Desk, tmp_path: Path) -> None:
+    path = tmp_path / "mine.gguf"
+    path.write_bytes(SMALL)
+    desk.pull(str(path))
+    path.write_bytes(b"no model any more")
+    with pytest.raises(
+        ModelNotFound, match="mine cannot be served here: .* is no GGUF file .*`oxlo rm mine` forgets it"
+    ):
+        desk.catalogue().resolve("mine")
+    assert desk.catalogue().resolve("oxlo-demo").model.path
+    with pytest.raises(BadRequest, match="is no GGUF file"):
+        desk.pull(str(path))
+    assert desk.store.remove("mine") == 0 and path.exists()
+
+
 # -- disks, and failing half-way --------------------------------------------------------------------------------------
 
 
@@ -332,8 +361,7 @@ def test_ctrl_c_keeps_what_has_come_and_says_so(desk: Desk, site: stand_in.Hub) 
         desk.pull("tiny", interrupt)
     assert "stopped: 10 MB of 21 MB are kept, the same command goes on" in desk.notes()
     assert desk.store.installed() == {}
-    unfinished = desk.store.unfinished("tiny")
-    assert unfinished is not None
+    assert [begun.quant for begun in desk.store.unfinished("tiny")] == ["Q4_K_M"]
 
     desk.told.clear()
     assert desk.pull("tiny").path.read_bytes() == content
@@ -352,6 +380,30 @@ def test_rm_deletes_what_an_interrupted_pull_left(desk: Desk, site: stand_in.Hub
         desk.pull("tiny", interrupt)
     assert desk.store.remove("tiny") == CHUNK
     assert not (tmp_path / "cache/models--own--tiny-GGUF").exists()
+
+
+def test_rm_deletes_what_was_left_of_every_build_that_was_begun(
+    desk: Desk, site: stand_in.Hub, tmp_path: Path
+) -> None:
+    content = gguf_bytes(2 * CHUNK)
+    site.repositories["own/tiny-GGUF"] = Repository({"tiny-Q4_K_M.gguf": content, "tiny-Q8_0.gguf": LARGER})
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, Progress) and event.done == 2 * CHUNK:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        desk.pull("tiny", interrupt)
+    desk.pull("tiny:Q8_0")
+    assert desk.store.remove("tiny") == CHUNK + 9000
+    assert not (tmp_path / "cache/models--own--tiny-GGUF").exists()
+
+
+def test_a_file_may_be_called_partial(desk: Desk, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.partial.gguf"
+    path.write_bytes(SMALL)
+    desk.pull(str(path))
+    assert desk.store.installed() == {"tiny.partial": path} and desk.store.unfinished("tiny") == []
 
 
 def test_a_wrong_file_leaves_the_model_not_here(desk: Desk, site: stand_in.Hub) -> None:

@@ -129,7 +129,7 @@ def test_rm_deletes_the_bytes_so_far_of_an_unfinished_pull(store: Store, reposit
     assert store.installed() == {}
     assert store.remove("it") == 3
     assert not partial.exists()
-    assert store.unfinished("it") is None
+    assert store.unfinished("it") == []
 
 
 def test_rm_of_what_was_never_pulled_says_what_was(store: Store, repository: Path) -> None:

@@ -1,18 +1,14 @@
 """`oxlo ps`: the workers of a running server, one line each."""
 
-import sys
 from typing import Annotated
 
 import msgspec
 import typer
 from msgspec import Struct
-from rich.console import Console
 from rich.table import Table
 
 from oxlo_local.calls import Gauges, ModelFacts
 from oxlo_local.config import load
-
-TABLE_WIDTH = 132  # where stdout is no terminal
 
 
 class Worker(Struct, frozen=True):
@@ -48,6 +44,7 @@ def ps(
 
     Example: oxlo ps --json
     """
+    from oxlo_local.cli.sheet import console
     from oxlo_local.client import Client, locate
     from oxlo_local.errors import ServerError
 
@@ -61,11 +58,11 @@ def ps(
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(workers), indent=2).decode())
         return
-    console = Console() if sys.stdout.isatty() else Console(width=TABLE_WIDTH)
-    console.print(table(workers))
+    stdout = console()
+    stdout.print(table(workers), markup=False)
     for worker in workers:
         if worker.last_error:
-            console.print(f"{worker.model}: {worker.last_error}", markup=False, highlight=False)
+            stdout.print(f"{worker.model}: {worker.last_error}", markup=False)
 
 
 def table(workers: list[Worker]) -> Table:

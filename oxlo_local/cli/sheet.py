@@ -1,4 +1,4 @@
-"""What the commands about money share: the open ledger, tables, pairs and JSON on stdout."""
+"""What commands that print share: a console for tables, pairs and JSON on stdout, the open ledger."""
 
 import asyncio
 import json

@@ -1,17 +1,17 @@
 """What `list`, `show`, `rm` and `plan` do and print; `pulling.py` beside it has `pull`."""
 
-import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
-from rich.console import Console
 from rich.table import Table
 
+from oxlo_local import gguf
 from oxlo_local.calls import TextOptions
 from oxlo_local.catalogue import Catalogue, Model
+from oxlo_local.cli.sheet import console
 from oxlo_local.client import Client, locate
 from oxlo_local.config import Settings, load
 from oxlo_local.errors import BadRequest, ModelDoesNotFit, ModelNotFound, OxloError
@@ -20,8 +20,8 @@ from oxlo_local.fit import plan as planned
 from oxlo_local.hardware import Machine, probe
 from oxlo_local.protocol.models import ModelItem, Status
 from oxlo_local.store import Store
+from oxlo_local.transcript import printable
 
-TABLE_WIDTH = 132  # where stdout is no terminal
 _STATUS: dict[str, Status] = {"ready": "ready", "loading": "loading", "failed": "failed"}
 
 
@@ -55,8 +55,9 @@ def list_models(*, everything: bool, as_json: bool) -> None:
     for model, item in zip(models, items, strict=True):
         status: str = item.status if model.path is not None else "refused" if model.refused else "not here"
         context = f"{item.context_length:,}" if item.context_length else "-"
-        table.add_row(model.id, model.kind, status, model.display_name, context, f"${item.price_usd:.4f}")
-    _console().print(table)
+        name = printable(model.display_name)
+        table.add_row(printable(model.id), model.kind, status, name, context, f"${item.price_usd:.4f}")
+    console().print(table, markup=False)
 
 
 def show(name: str, *, as_json: bool) -> None:
@@ -74,7 +75,7 @@ def show(name: str, *, as_json: bool) -> None:
     table.add_column()
     for key, text in _facts(model, aliases):
         mark = f" ({model.status[key]})" if key in model.status else ""
-        table.add_row(key.replace("_", " "), text + mark)
+        table.add_row(key.replace("_", " "), printable(text + mark))
     for quant, build in model.files.items():
         marks = "" if build.exact else "about "
         doubt = "" if build.status == "confirmed" else f" ({build.status})"
@@ -86,7 +87,7 @@ def show(name: str, *, as_json: bool) -> None:
     if manifest is not None:
         pinned = f"{manifest.repo} at {manifest.revision}" if manifest.repo else "a local file"
         table.add_row("pulled", f"{manifest.pulled}: {manifest.quant or ''} {pinned}")
-    _console().print(table, markup=False, highlight=False)
+    console().print(table, markup=False)
 
 
 def _facts(model: Model, aliases: list[str]) -> Iterator[tuple[str, str]]:
@@ -102,7 +103,8 @@ def _facts(model: Model, aliases: list[str]) -> Iterator[tuple[str, str]]:
     ):  # fmt: skip
         value = plain.get(key)
         if isinstance(value, dict):
-            value = ", ".join(f"{name} {inner}" for name, inner in value.items() if inner is not None)
+            known = ((name, inner) for name, inner in value.items() if inner is not None and name != "type")
+            value = ", ".join(f"{name} {inner}" for name, inner in known)
         if isinstance(value, list):
             value = ", ".join(str(inner) for inner in value)
         if value not in (None, "", False):
@@ -139,14 +141,10 @@ def rm(name: str, *, force: bool, as_json: bool) -> None:
         model_id = catalogue.find(name).id
     except ModelNotFound:
         model_id = name
-    if (
-        store.manifest(model_id) is None
-        and store.unfinished(model_id) is None
-        and model_id in catalogue.models
-    ):
-        model = catalogue.models[model_id]
-        if model.path is not None:
-            raise BadRequest(f"{model_id} was not pulled: its file {model.path} is not oxlo's to delete")
+    pulled = store.manifest(model_id) is not None or store.unfinished(model_id)
+    model = catalogue.models.get(model_id)
+    if not pulled and model is not None and model.path is not None:
+        raise BadRequest(f"{model_id} was not pulled: its file {model.path} is not oxlo's to delete")
     status = _running(settings).get(model_id)
     if status not in (None, "stopped", "failed") and not force:
         raise BadRequest(f"{model_id} is {status} in a running server; stop it first, or use --force")
@@ -162,7 +160,7 @@ def plan(name: str, options: TextOptions, *, as_json: bool) -> None:
     settings = load()
     _, catalogue = opened(settings)
     machine = probe()
-    if name.lower().endswith(".gguf") or Path(name).is_file():
+    if gguf.is_path(name):
         model, quant = catalogue.attach(Path(name)), ""
     else:
         name, _, quant = name.partition(":")
@@ -242,7 +240,3 @@ def _plain(record: Struct) -> dict[str, object]:
 def _given(options: TextOptions) -> dict[str, object]:
     """The options that were named."""
     return {name: value for name, value in msgspec.structs.asdict(options).items() if value is not None}
-
-
-def _console() -> Console:
-    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=TABLE_WIDTH)

@@ -18,11 +18,21 @@ def test_list_shows_what_is_here_and_all_shows_the_rest(shell: Shell) -> None:
     assert any(line.startswith("deepseek-v3.2") and "refused" in line for line in known.splitlines())
 
 
+def test_a_files_own_name_for_itself_is_shown_and_not_obeyed(shell: Shell, tmp_path: Path) -> None:
+    path = tmp_path / "mine.gguf"
+    path.write_bytes(gguf_bytes(4000, name="[/red] \x1b]0;mine\x07"))
+    shell.run("pull", str(path), "--quiet")
+    for command in (("list",), ("show", "mine")):
+        out, _ = shell.run(*command)
+        assert "[/red] \\x1b]0;mine\\x07" in out and "\x1b" not in out
+
+
 def test_show_marks_what_is_not_confirmed(shell: Shell) -> None:
     out, _ = shell.run("show", "mistral-7b")
     assert "(memory)" in next(line for line in out.splitlines() if line.startswith("shape"))
     assert "4.4 GB (default)" in out
     assert "at openrouter" in out and "2026-08-21" in out
+    assert "type text" not in out, "how options are told apart on the wire is nobody's business"
     out, _ = shell.run("show", "tiny")
     assert "(unconfirmed)" in next(line for line in out.splitlines() if line.startswith("build Q4_K_M"))
 
