@@ -6,6 +6,7 @@ withdrawn (and kept aside for /retry), a stopped answer stays, marked. Nothing h
 
 import difflib
 import os
+import re
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -19,6 +20,7 @@ from oxlo_local.errors import BadRequest
 
 FORMAT = "oxlo-chat-1"
 QUOTES = '"""'
+_NO_TEXT = re.compile("[\ud800-\udfff]")  # what Python puts in the place of bytes that are no UTF-8
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "system": ("[TEXT|clear]", "show, set or clear the system prompt"),
@@ -123,12 +125,14 @@ class Transcript:
     unanswered: str | None = None
 
     def body(self, question: str) -> ChatBody:
-        """The request that asks `question` after all that was said."""
+        """The request that asks `question` after all that was said. Raises BadRequest for bytes that are no text."""
         turns = [Turn("system", self.system)] if self.system else []
-        turns += [Turn(said.role, said.content) for said in self.said]
+        turns += [*(Turn(said.role, said.content) for said in self.said), Turn("user", question)]
+        if any(_NO_TEXT.search(turn.content) for turn in turns):
+            raise BadRequest("there are bytes in it that are no UTF-8 text; such a message cannot be sent")
         return ChatBody(
             model=self.model,
-            messages=[*turns, Turn("user", question)],
+            messages=turns,
             temperature=self.options.temperature,
             max_completion_tokens=self.options.max_tokens,
             seed=self.options.seed,
@@ -165,7 +169,7 @@ class Transcript:
 
         Raises BadRequest when it cannot be written, or would overwrite a file that is no saved conversation.
         """
-        if path.exists():
+        if os.path.exists(path):
             try:
                 read_saved(path)
             except BadRequest as error:
@@ -176,6 +180,7 @@ class Transcript:
         text = msgspec.json.format(msgspec.json.encode(saved), indent=2) + b"\n"
         try:
             with open(path, "wb", opener=_private) as file:
+                os.fchmod(file.fileno(), 0o600)  # one that was there may be open to others
                 file.write(text)
         except OSError as error:
             raise BadRequest(f"cannot write {path}: {error.strerror}") from error

@@ -105,6 +105,12 @@ def test_a_question_goes_out_with_all_that_was_said() -> None:
     )
 
 
+def test_bytes_that_are_no_text_are_not_sent() -> None:
+    with pytest.raises(BadRequest, match="no UTF-8 text"):
+        spoken().body("caf\udce9")
+    assert spoken().body("\N{PILE OF POO}").messages[-1].content == "\N{PILE OF POO}"
+
+
 def test_an_unanswered_question_is_put_aside_for_retry() -> None:
     transcript = spoken()
     transcript.heard("lost?", "")
@@ -130,7 +136,9 @@ def test_a_conversation_survives_save_and_load(tmp_path: Path) -> None:
     assert other == spoken()
     assert other.said[-1] == Said("assistant", "2 and", stopped=True)
     other.undo()
+    file.chmod(0o644)
     other.save(file)  # over an earlier save
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert len(read_saved(file).messages) == 2
 
 
@@ -140,8 +148,9 @@ def test_save_overwrites_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match="another name"):
         spoken().save(file)
     assert file.read_text() == "years of work"
-    with pytest.raises(BadRequest, match="cannot write"):
-        spoken().save(tmp_path / "no" / "folder.json")
+    for place in ("no/folder.json", "a" * 300):
+        with pytest.raises(BadRequest, match="cannot write"):
+            spoken().save(tmp_path / place)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def chat(
     if once is not None:
         question: str | None = once
     else:
-        question = None if sys.stdin.isatty() else sys.stdin.read()
+        question = None if sys.stdin.isatty() else sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
     if question is not None and not question.strip():
         raise typer.BadParameter("there is no question: give one with --once or on standard input")
     if question is None and (as_json or not sys.stdout.isatty()):

@@ -17,8 +17,10 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from rich.console import Console
 
+from oxlo_local.catalogue import file_id
 from oxlo_local.client import ChatBody, ChatUsage, Client, Head, ModelItem
 from oxlo_local.errors import BadRequest, OxloError
+from oxlo_local.gguf import is_path
 from oxlo_local.transcript import (
     COMMANDS,
     Answer,
@@ -69,8 +71,7 @@ def pick_model(client: Client, wanted: str | None) -> ModelItem:
     """
     listed = client.models()
     if wanted is not None:
-        path = Path(wanted).expanduser()
-        name = path.stem if path.is_file() else wanted
+        name = file_id(Path(wanted)) if is_path(wanted) else wanted
         # The server resolves aliases and knows the nearest names; servers of another make know only their list.
         item = next((item for item in listed if item.id == name), None) or client.model(name)
         if item.kind != "chat":
@@ -170,7 +171,7 @@ class Terminal:
                 elif entered:
                     self._answer(entered)
             except OxloError as error:
-                self._notes.print(f"error: {printable(error.message)}", style="red")
+                self._note(f"error: {error.message}", style="red")
             except KeyboardInterrupt:
                 self._note("(Ctrl-D or /exit leaves)")
             except EOFError:
@@ -194,7 +195,7 @@ class Terminal:
         elif answer.finish_reason == "length":
             self._note("[cut off: the answer has reached its limit of tokens]")
         if answer.head.warnings:
-            self._note(f"[the server says: {printable(answer.head.warnings)}]")
+            self._note(f"[the server says: {answer.head.warnings}]")
 
     def _system(self, text: str) -> None:
         if text == "clear":
@@ -215,11 +216,11 @@ class Terminal:
                 self._note(_model_line(item, current=item.id == self._transcript.model))
 
     def _save(self, name: str) -> None:
-        self._transcript.save(Path(name).expanduser())
+        self._transcript.save(Path(os.path.expanduser(name)))
         self._note(f"{len(self._transcript.said)} messages saved to {name}")
 
     def _load(self, name: str) -> None:
-        self._transcript.load(Path(name).expanduser())
+        self._transcript.load(Path(os.path.expanduser(name)))
         for said in self._transcript.said:
             print(f"{PROMPT if said.role == 'user' else ''}{printable(said.content)}")
         self._note(f"{len(self._transcript.said)} messages loaded; talking to {self._transcript.model}")
@@ -232,14 +233,14 @@ class Terminal:
         question = self._transcript.retry()
         if question is None:
             raise BadRequest("there is no question to ask again")
-        self._note(f"{PROMPT}{printable(question)}")
+        self._note(f"{PROMPT}{question}")
         self._answer(question)
 
     def _undo(self, _: str) -> None:
         question = self._transcript.undo()
         if question is None:
             raise BadRequest("there is nothing to take back")
-        self._note(f"taken back: {printable(question)}")
+        self._note(f"taken back: {question}")
 
     def _stats(self, _: str) -> None:
         for line in stats_lines(self._last, self._totals):
@@ -252,8 +253,8 @@ class Terminal:
             'A line that ends in \\, Alt-Enter, and """ ... """ make longer messages. Ctrl-C stops an answer.'
         )
 
-    def _note(self, line: str) -> None:
-        self._notes.print(line, style="dim")
+    def _note(self, line: str, style: str = "dim") -> None:
+        self._notes.print(printable(line), style=style)
 
 
 def _ignore(_: str) -> None:

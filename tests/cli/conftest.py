@@ -49,6 +49,7 @@ def oxlo() -> Oxlo:
             stdin=subprocess.DEVNULL if stdin is None else None,
             capture_output=True,
             text=True,
+            errors="surrogateescape",
             timeout=50,
         )
 

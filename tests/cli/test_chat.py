@@ -114,6 +114,8 @@ def test_one_question_from_a_script(nonsense: RunningServer, oxlo: Oxlo) -> None
         (["--once", "Hi", "no-such-model"], None, 1, "no-such-model"),
         (["--once", " "], None, 2, "no question"),
         ([], "", 2, "no question"),
+        ([], "caf\udce9", 1, "no UTF-8 text"),  # as Latin-1 has it
+        (["--once", "Hi", "a" * 300], None, 1, "no model 'aaa"),
         (["--once", "Hi", "--temperature", "9"], None, 2, "temperature"),
         (
             ["--once", "Hi", "--url", "http://127.0.0.1:9/v1"],

@@ -132,6 +132,23 @@ def test_every_command_of_the_table_works(
     assert transcript.said == [Said("user", "two?"), Said("assistant", "third")]
 
 
+def test_a_name_that_no_file_can_have_ends_the_line_and_not_the_program(
+    stub: Stub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub.replies["/v1/models"] = [models("a")]
+    lines = [
+        f"/save {'a' * 300}",
+        f"/load {'a' * 300}",
+        "/save ~nobody-of-that-name/talk",
+        f"/model {'a' * 300}",
+    ]
+    with terminal(stub, Transcript("a")) as (conversation, keys):
+        keys.send_text("".join(f"{line}\r" for line in [*lines, "/help", "/exit"]))
+        conversation.run()
+    printed = capsys.readouterr().out
+    assert printed.count("error: ") == len(lines) and "/undo" in printed
+
+
 @pytest.mark.parametrize(
     ("keys_sent", "message"),
     [
