@@ -24,7 +24,9 @@ def pull(
     An interrupted pull goes on where it stopped; every file is checked against the hub's hash. Without QUANT: the
     model's usual build if it fits this machine, else the largest that does.
 
-    Example: oxlo pull mistral-7b    Example: oxlo pull hf:bartowski/Mistral-7B-Instruct-v0.3-GGUF:Q5_K_M
+    Example: oxlo pull mistral-7b
+
+    Example: oxlo pull hf:bartowski/Mistral-7B-Instruct-v0.3-GGUF:Q5_K_M
     """
     from oxlo_local.cli import pulling
 

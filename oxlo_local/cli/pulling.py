@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import msgspec
 import typer
@@ -75,15 +75,16 @@ def _json_lines() -> Callable[[Event], None]:
 
 @contextmanager
 def _bars(console: Console) -> Iterator[Callable[[Event], None]]:
-    """A bar for each file as it is fetched and as it is checked; notes as lines above."""
+    """A bar for each file as it is fetched and as it is checked; notes as lines above. In a log only the notes."""
     columns = (
-        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
         BarColumn(bar_width=BAR_WIDTH),
         DownloadColumn(table_column=Column(no_wrap=True)),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Bars(*columns, console=console) as bars:
+    bars = Bars(*columns, console=console)
+    with bars if console.is_terminal else nullcontext():
         tasks: dict[tuple[str, bool], TaskID] = {}
 
         def tell(event: Event) -> None:

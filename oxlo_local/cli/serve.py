@@ -51,7 +51,7 @@ def _option(setting: Setting) -> Any:
     if base is bool:
         names = f"{setting.flag}/--no-{setting.flag[2:]}"
         return Annotated[bool | None, typer.Option(names, help=_described(setting), show_default=False)]
-    metavar = {int: "INTEGER", float: "SECONDS", str: "TEXT", Path: "PATH", Decimal: "USD"}.get(base)
+    metavar = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "PATH", Decimal: "USD"}.get(base)
     option = typer.Option(
         setting.flag,
         help=_described(setting),
@@ -64,7 +64,8 @@ def _option(setting: Setting) -> Any:
 
 def _parameters() -> Iterator[inspect.Parameter]:
     """The signature that typer reads: MODEL…, then one option for each setting."""
-    argument = Annotated[list[str], typer.Argument(metavar="MODEL", show_default=False)]
+    help_text = "Catalogue ids, aliases, or paths to local GGUF files."
+    argument = Annotated[list[str], typer.Argument(metavar="MODEL", help=help_text, show_default=False)]
     yield inspect.Parameter(
         "models", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=[], annotation=argument
     )

@@ -30,8 +30,10 @@ def test_a_failed_pull_is_one_line_and_exit_code_1(shell: Shell, site: stand_in.
     out, err = shell.run("pull", "tiny", "--quiet", code=1)
     assert out == ""
     assert err.startswith("oxlo: own/tiny-GGUF is gated") and err.count("\n") == 1
-    _, err = shell.run("pull", "tiny", "--quiet", code=1, HF_HUB_OFFLINE="1")
-    assert "HF_HUB_OFFLINE is set" in err
+    _, err = shell.run("pull", "tiny", code=1, HF_HUB_OFFLINE="1")
+    assert err.startswith("oxlo: HF_HUB_OFFLINE is set") and err.count("\n") == 1
+    _, err = shell.run("pull", "a" * 300, code=1)
+    assert err.startswith("oxlo: no model 'aaa") and err.count("\n") == 1
 
 
 def test_a_token_opens_a_gated_repository(shell: Shell, site: stand_in.Hub) -> None:

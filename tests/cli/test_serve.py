@@ -13,6 +13,7 @@ from oxlo_local.config import SETTINGS, Setting
 def test_every_setting_is_a_flag(setting: Setting) -> None:
     help_text = CliRunner().invoke(app, ["serve", "--help"], terminal_width=200).output
     assert f"{setting.flag} " in help_text
+    assert f"{setting.flag} SECONDS" not in help_text or "seconds" in setting.help
 
 
 @pytest.mark.parametrize(
