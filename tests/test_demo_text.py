@@ -3,13 +3,15 @@
 import shlex
 import subprocess
 import sys
-from functools import cache
+import tomllib
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 import typer.main
 
 from oxlo_local.cli import app
+from oxlo_local.gguf import read_header
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "train_demo_text.py"
@@ -77,6 +79,27 @@ def test_a_question_that_was_trained_on_would_be_noticed(tmp_path: Path) -> None
 
 def test_the_file_is_small_enough_to_ship() -> None:
     assert 1_000_000 < GGUF.stat().st_size <= 10_000_000
+
+
+def test_the_card_describes_the_shipped_file_and_its_exams() -> None:
+    header = read_header(GGUF)
+    number = partial(header.number, default=0)
+    asked = {
+        name: len(tomllib.loads((SCRIPT.parent / "demo_text" / name).read_text("utf-8"))["question"])
+        for name in ("held_out.toml", "fresh.toml")
+    }
+    card = GGUF.with_suffix(".md").read_text("utf-8")
+    for claim in (
+        f"{header.architecture}: {number('block_count')} layers, width {number('embedding_length')}, "
+        f"{number('attention.head_count')} heads ({number('attention.head_count_kv')} for keys and values), "
+        f"SwiGLU {number('feed_forward_length')}",
+        f"{header.vocab_size:,} tokens",
+        f"{number('context_length'):,} tokens",
+        f"{GGUF.stat().st_size / 1e6:.1f} MB",
+        *(f"{name}`: {count}" for name, count in asked.items()),
+        "A demonstration, not a general assistant",
+    ):
+        assert claim in card, claim
 
 
 def test_the_shipped_file_answers_four_of_five_held_out_questions() -> None:
