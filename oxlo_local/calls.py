@@ -103,6 +103,7 @@ class TextCall(Struct, frozen=True, omit_defaults=True, tag="text"):
 
     id: str
     messages: list[Message] | None = None
+    new_turn: bool = False  # also after an assistant's message, which is continued otherwise
     prompts: list[str | list[int]] | None = None
     suffix: str | None = None  # fill-in-the-middle, for models that have the tokens for it
     sampling: Sampling = Sampling()

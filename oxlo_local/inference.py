@@ -24,7 +24,7 @@ from oxlo_local.catalogue import Catalogue, Model
 from oxlo_local.errors import Cancelled, OxloError, ServerError, from_code
 from oxlo_local.keys import Role
 from oxlo_local.ledger import AddressClass, Ask, Entry, Ledger, Outcome
-from oxlo_local.limits import TIERS, UNLIMITED, Limits, version_of
+from oxlo_local.limits import TIERS, UNLIMITED, Limits, Tier, version_of
 from oxlo_local.workers.stream import Stream
 from oxlo_local.workers.supervisor import Fleet
 
@@ -45,7 +45,7 @@ class Caller:
 @dataclass(frozen=True)
 class RequestFacts:
     """What the row says about the request besides its work. `units` are what the price is multiplied by; `claim_id` is
-    that of its Idempotency-Key.
+    that of its Idempotency-Key; `tier` is the one asked for, None the key's own.
     """
 
     request_id: str
@@ -54,6 +54,7 @@ class RequestFacts:
     metadata: Mapping[str, str] | None = None
     units: int = 1
     claim_id: str | None = None
+    tier: Tier | None = None
 
 
 class Run:
@@ -139,6 +140,7 @@ class Inference:
         times = _Times()
         resolved = self._catalogue.resolve(model)
         caller.limits.permit(resolved.model.id, request.endpoint)
+        rank = TIERS.index(caller.limits.tier_for(request.tier))
         call = call_for(resolved.model)
         ask = Ask(
             key_id=caller.key_id,
@@ -157,9 +159,7 @@ class Inference:
             entry = await self._ledger.reserve(ask)
             try:
                 # One name from the log through the pipe to the row, and unique whatever the protocol chose.
-                stream = place.submit(
-                    msgspec.structs.replace(call, id=entry.id), TIERS.index(caller.limits.tier)
-                )
+                stream = place.submit(msgspec.structs.replace(call, id=entry.id), rank)
             except BaseException:
                 await self._ledger.refund(entry, ServerError.code, Outcome(error_code=ServerError.code))
                 raise

@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo, available_timezones
 import msgspec
 from msgspec import Meta, Struct
 
-from oxlo_local.errors import BadRequest, ModelNotAllowed
+from oxlo_local.errors import BadRequest, ModelNotAllowed, UnsupportedValue
 
 Per = Literal["day", "week", "month", "total"]
 Tier = Literal["priority", "standard", "batch"]
@@ -74,6 +74,18 @@ class Limits(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
                 f"this key may not use {endpoint}; it is for {', '.join(self.endpoints)}. An admin can change that "
                 "with `oxlo keys limit KEY --endpoints ...`"
             )
+
+    def tier_for(self, asked: Tier | None) -> Tier:
+        """The tier of a request that asks for one; None = the key's own. Raises UnsupportedValue above that."""
+        if asked is None:
+            return self.tier
+        if TIERS.index(asked) < TIERS.index(self.tier):
+            raise UnsupportedValue(
+                f"this key is of the tier {self.tier}, and {asked} is above it: leave service_tier out, or let an "
+                f"admin raise the key's with `oxlo keys limit KEY --tier {asked}`",
+                param="service_tier",
+            )
+        return asked
 
     def to_json(self) -> str:
         """What the file keeps."""

@@ -192,6 +192,30 @@ def test_a_price_list_has_the_same_name_everywhere() -> None:
 # -- windows ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("own", "asked", "given"),
+    [
+        ("standard", None, "standard"),
+        ("batch", None, "batch"),
+        ("standard", "batch", "batch"),
+        ("priority", "standard", "standard"),
+        ("priority", "priority", "priority"),
+        ("standard", "priority", None),
+        ("batch", "standard", None),
+    ],
+)
+def test_a_request_may_ask_for_its_keys_tier_or_one_below(
+    own: Tier, asked: Tier | None, given: Tier | None
+) -> None:
+    limits = Limits(tier=own)
+    if given is not None:
+        assert limits.tier_for(asked) == given
+        return
+    with pytest.raises(UnsupportedValue) as caught:
+        limits.tier_for(asked)
+    assert caught.value.param == "service_tier" and f"tier {own}" in caught.value.message
+
+
 def test_windows_begin_at_midnight_of_the_zone() -> None:
     at = ms(2026, 11, 23, 9, 30)  # a Monday
     assert window("day", at, "UTC") == (ms(2026, 11, 23), ms(2026, 11, 24))

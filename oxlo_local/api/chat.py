@@ -20,14 +20,17 @@ async def create(state: State, request: Request) -> RunAnswer:
     asked, warnings = await decoded(decode, body)
     exchange.warnings += warnings
     id = parts.new_id("chatcmpl")
+    caller = exchange.caller
+    assert caller is not None
+    tier = chat.tier_name(caller.limits.tier_for(asked.tier))
     return RunAnswer(
         state,
         exchange,
-        facts_of(request, asked.metadata),
+        facts_of(request, asked.metadata, asked.tier),
         model=asked.model,
         call_for=lambda model: chat.to_call(asked, model.sampling, id),
         renderer_for=lambda model: chat.renderer(
-            asked, parts.head_of(id, exchange.created, model.id, __version__)
+            asked, parts.head_of(id, exchange.created, model.id, __version__, tier=tier)
         ),
         streamed=bool(asked.stream),
     )

@@ -26,6 +26,7 @@ from oxlo_local.catalogue import Model
 from oxlo_local.entry import Kind
 from oxlo_local.errors import BadRequest, Cancelled, OxloError, ServerError, UnsupportedValue
 from oxlo_local.inference import RequestFacts, Run
+from oxlo_local.limits import Tier
 from oxlo_local.metrics import Metrics
 from oxlo_local.protocol import parts
 
@@ -257,8 +258,8 @@ def require_kind(model: Model, kind: Kind) -> None:
         )
 
 
-def facts_of(request: Request, metadata: Mapping[str, str] | None) -> RequestFacts:
-    """What the ledger's row says of a request besides its caller. Raises BadRequest for an odd `x-oxlo-chain`."""
+def facts_of(request: Request, metadata: Mapping[str, str] | None, tier: Tier | None = None) -> RequestFacts:
+    """What is to be known of a request besides its caller and its work. Raises BadRequest for an odd `x-oxlo-chain`."""
     exchange = exchange_of(request)
     chain = request.headers.get("x-oxlo-chain")
     if chain is not None and not SANE_ID.fullmatch(chain):
@@ -272,6 +273,7 @@ def facts_of(request: Request, metadata: Mapping[str, str] | None) -> RequestFac
         metadata=metadata,
         units=1,
         claim_id=exchange.claim_id,
+        tier=tier,
     )
 
 

@@ -1,14 +1,14 @@
 """/v1/chat/completions on the wire: the request, and the call that it becomes. Its answers are in `rendering`."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Final, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from oxlo_local.calls import TextCall
-from oxlo_local.errors import BadRequest
-from oxlo_local.protocol import parts, tools, turns
+from oxlo_local.errors import BadRequest, UnsupportedValue
+from oxlo_local.protocol import images, parts, tools, turns
 from oxlo_local.protocol.constraints import constraint_of, unknown_members
 from oxlo_local.protocol.fields import CHAT, refuse_unhonoured
 from oxlo_local.protocol.rendering import Answer, Chunks
@@ -16,6 +16,18 @@ from oxlo_local.protocol.turns import ChatMessage
 
 _KNOWN = frozenset(field.name for field in CHAT)
 _STREAM_FIELDS = frozenset(field.name for field in msgspec.structs.fields(parts.StreamOptions))
+_NO_PREDICTION = 'field "prediction" has no effect yet: it could only make the answer faster'
+
+Tier = Literal["priority", "standard", "batch"]
+# What OpenAI calls the tiers of keys. Its others (scale, fast) are bought apart, and there is nothing like them here.
+TIERS: Final[dict[str, Tier]] = {"priority": "priority", "default": "standard", "flex": "batch"}
+
+
+class Prediction(Struct, frozen=True):
+    """What the client thinks that the answer will be."""
+
+    type: Literal["content"]
+    content: str | Annotated[list[turns.Part], Meta(min_length=1)]
 
 
 class ChatRequest(tools.ToolRequest, frozen=True, kw_only=True):
@@ -28,23 +40,80 @@ class ChatRequest(tools.ToolRequest, frozen=True, kw_only=True):
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     safety_identifier: Annotated[str, Meta(max_length=64)] | None = None
     prompt_cache_key: str | None = None
+    prediction: Prediction | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
+
+    @property
+    def tier(self) -> Tier | None:
+        """The tier that is asked for; None = the key's own."""
+        return TIERS.get(self.service_tier or "auto")
+
+
+def tier_name(tier: Tier) -> str:
+    """What OpenAI calls a tier."""
+    return next(name for name, ours in TIERS.items() if ours == tier)
 
 
 def decode(body: bytes, *, strict: bool, max_n: int = 128) -> tuple[ChatRequest, list[str]]:
-    """The request in `body` and one warning for each unknown field. Raises BadRequest and its kinds."""
+    """The request in `body` and one warning for each field without effect. Raises BadRequest and its kinds."""
     members = parts.read_object(body)
     refuse_unhonoured(members, CHAT)
     request = parts.convert(members, ChatRequest)
     parts.check_text_request(request, max_n=max_n)
     parts.one_of(request.max_tokens, request.max_completion_tokens, "max_tokens", "max_completion_tokens")
-    if request.top_logprobs is not None and not request.logprobs:
+    if request.top_logprobs and not request.logprobs:
         raise BadRequest("'top_logprobs' needs 'logprobs': true.", param="top_logprobs")
+    if request.service_tier in ("scale", "fast"):
+        raise UnsupportedValue(
+            f"There is no tier '{request.service_tier}' here; send auto, {', '.join(TIERS)}.",
+            param="service_tier",
+        )
     turns.turns_of(request.messages)
+    images.pictures_of(request.messages, "")
+    continues(request)
     offer = tools.offer_of(request)
     tools.thinking_of(request)
     if offer.choice == "required" and (constraint := constraint_of(request)) is not None:
         raise BadRequest("A call that is required cannot be constrained otherwise.", param=constraint.param)
-    return request, parts.warn_unknown(_unknown(members), _KNOWN, strict=strict)
+    warnings = parts.warn_unknown(_unknown(members), _KNOWN, strict=strict)
+    if request.prediction is not None:
+        _check_prediction(request.prediction)
+        warnings.append(_NO_PREDICTION)
+    return request, warnings
+
+
+def _check_prediction(prediction: Prediction) -> None:
+    parts_of_it = prediction.content if isinstance(prediction.content, list) else ()
+    for place, part in enumerate(parts_of_it):
+        if part.type != "text" or part.text is None:
+            raise BadRequest(
+                "A prediction is text: a string, or parts of type 'text'.",
+                param=f"prediction.content[{place}]",
+            )
+
+
+def continues(request: ChatRequest) -> bool:
+    """Whether the answer goes on where the last message, an assistant's, ends. Raises BadRequest where none does."""
+    added = request.add_generation_prompt
+    asked = request.continue_final_message
+    if asked is not None and added is asked:
+        raise BadRequest(
+            "'continue_final_message' and 'add_generation_prompt' are opposites; send one of them.",
+            param="add_generation_prompt",
+        )
+    if asked is None and added is not None:
+        asked = not added
+    is_last = request.messages[-1].role == "assistant"
+    if asked and not is_last:
+        raise BadRequest(
+            "Only an assistant's message can be continued, and the last one is none.",
+            param="add_generation_prompt"
+            if request.continue_final_message is None
+            else "continue_final_message",
+        )
+    return is_last if asked is None else asked
 
 
 def _unknown(members: Mapping[str, object]) -> list[str]:
@@ -64,7 +133,9 @@ def to_call(request: ChatRequest, model_defaults: Mapping[str, float], id: str) 
     offer = tools.offer_of(request)
     return TextCall(
         id=id,
-        messages=turns.turns_of(request.messages),
+        messages=turns.turns_of(request.messages, id),
+        pictures=images.pictures_of(request.messages, id),
+        new_turn=request.messages[-1].role == "assistant" and not continues(request),
         sampling=parts.sampling_of(request, model_defaults),
         max_tokens=parts.one_of(
             request.max_tokens, request.max_completion_tokens, "max_tokens", "max_completion_tokens"

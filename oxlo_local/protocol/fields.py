@@ -40,200 +40,173 @@ class Field:
         return f"{self.note}; accepted: `{self.accepted_values}`" if self.fate == "neutral" else self.note
 
 
-_SAMPLING = (
-    Field("temperature", "honoured", "0 to 2; 0 is greedy"),
-    Field("top_p", "honoured", "0 to 1"),
-    Field("frequency_penalty", "honoured", "-2 to 2"),
-    Field("presence_penalty", "honoured", "-2 to 2"),
-    Field("logit_bias", "honoured", "token id to -100..100"),
-    Field("seed", "honoured", "64-bit integer; choice i draws with seed + i"),
-    Field("stop", "honoured", "a string or up to 4, none of them empty"),
-    Field("n", "honoured", "1 to 128, or the server's lower `choices_max`"),
-    Field("stream", "honoured", "server-sent events"),
-    Field(
-        "stream_options",
-        "honoured",
-        "`include_usage`; only with `stream`; `include_obfuscation` only at false",
-    ),
+def _fields(fate: Fate, **notes: str) -> tuple[Field, ...]:
+    return tuple(Field(name, fate, note) for name, note in notes.items())
+
+
+_METADATA = "up to 16 pairs, keys 64, values 512 characters; kept in the ledger row"
+_MODEL = "id, alias or near spelling; the answer's `model` is the id that ran"
+_USER = _fields("accepted", user="callers are told apart by their keys")
+
+_SAMPLING = _fields(
+    "honoured",
+    temperature="0 to 2; 0 is greedy",
+    top_p="0 to 1",
+    frequency_penalty="-2 to 2",
+    presence_penalty="-2 to 2",
+    logit_bias="token id to -100..100",
+    seed="64-bit integer; choice i draws with seed + i",
+    stop="a string or up to 4, none of them empty",
+    n="1 to 128, or the server's lower `choices_max`",
+    stream="server-sent events",
+    stream_options="`include_usage`; only with `stream`; `include_obfuscation` only at false",
 )
 
 _EXTENSIONS = (
-    Field(
-        "guided_json", "extension", "a JSON Schema, as an object or as text; as `response_format` json_schema"
-    ),
-    Field("guided_regex", "extension", "the whole answer matches it; up to 16,384 characters"),
-    Field("guided_choice", "extension", "a list of strings, one of which is the answer"),
-    Field("guided_grammar", "extension", "GBNF, or Lark as llguidance reads it; up to 16,384 characters"),
-    Field("top_k", "extension", "0 or -1: all tokens"),
-    Field("min_p", "extension", "0 to 1"),
-    Field("typical_p", "extension", "0 to 1; 1 is off"),
-    Field("repeat_penalty", "extension", "above 0, to 10; 1 is off"),
-    Field("repetition_penalty", "extension", "another name of `repeat_penalty`"),
-    Field("repeat_last_n", "extension", "tokens that the penalties look back on; -1: the whole context"),
-    Field("mirostat", "extension", "0, 1 or 2"),
-    Field("mirostat_mode", "extension", "another name of `mirostat`"),
-    Field("mirostat_tau", "extension", "0 to 100"),
-    Field("mirostat_eta", "extension", "0 to 1"),
-    Field(
-        "truncation",
+    *_fields(
         "extension",
-        '"auto" drops the oldest turns of a long prompt; "disabled", the default, is a 400',
+        guided_json="a JSON Schema, as an object or as text; as `response_format` json_schema",
+        guided_regex="the whole answer matches it; up to 16,384 characters",
+        guided_choice="a list of strings, one of which is the answer",
+        guided_grammar="GBNF, or Lark as llguidance reads it; up to 16,384 characters",
+        top_k="0 or -1: all tokens",
+        min_p="0 to 1",
+        typical_p="0 to 1; 1 is off",
+        repeat_penalty="above 0, to 10; 1 is off",
+        repetition_penalty="another name of `repeat_penalty`",
+        repeat_last_n="tokens that the penalties look back on; -1: the whole context",
+        mirostat="0, 1 or 2",
+        mirostat_mode="another name of `mirostat`",
+        mirostat_tau="0 to 100",
+        mirostat_eta="0 to 1",
+        truncation='"auto" drops the oldest turns of a long prompt; "disabled", the default, is a 400',
     ),
     Field("tfs_z", "neutral", "tail-free sampling has left llama.cpp", (1,)),
 )
 
 CHAT: tuple[Field, ...] = (
-    Field("model", "honoured", "id, alias or near spelling; the answer's `model` is the id that ran"),
-    Field(
-        "messages",
+    *_fields(
         "honoured",
-        "roles system, developer (= system), user, assistant, tool, function; text and text parts, joined by line "
-        "feeds; "
-        "a last assistant message is continued; `name` is shown to the model where its template has a place for it; "
-        "`reasoning_content` of earlier turns likewise; media parts are a 400",
+        model=_MODEL,
+        messages="roles system, developer (= system), user, assistant, tool, function; text and text parts, joined by "
+        "line feeds; a last assistant message is continued (see `continue_final_message`); `name` is shown to the "
+        "model where its template has a place for it; `reasoning_content` of earlier turns likewise; a user's "
+        "`image_url` parts, as data: URI or, with `allow_remote_media`, by address, up to 64, for models that see; "
+        "other media are a 400",
+        max_tokens="at least 1; unset: the rest of the context",
+        max_completion_tokens="as `max_tokens`; both only if equal",
+        logprobs="per token",
+        top_logprobs="0 to 20; above 0 only with `logprobs` true",
     ),
-    Field("max_tokens", "honoured", "at least 1; unset: the rest of the context"),
-    Field("max_completion_tokens", "honoured", "as `max_tokens`; both only if equal"),
-    Field("logprobs", "honoured", "per token"),
-    Field("top_logprobs", "honoured", "0 to 20, with `logprobs` true"),
     *_SAMPLING,
-    Field("metadata", "honoured", "up to 16 pairs, keys 64, values 512 characters; kept in the ledger row"),
-    Field("user", "accepted", "callers are told apart by their keys"),
-    Field("safety_identifier", "accepted", "up to 64 characters; callers are told apart by their keys"),
-    Field("prompt_cache_key", "accepted", "prefixes are reused whoever sent them"),
+    *_fields(
+        "honoured",
+        metadata=_METADATA,
+        service_tier="who goes first when requests wait: priority, default or flex; auto, as if unset, is the key's "
+        "own; above the key's, and scale and fast, are a 400; the answer says which it was",
+        response_format="text, json_object, json_schema: enforced while the answer is written, with or without "
+        "`strict`; a schema that cannot be is a 400 that names the keyword; beside `tools` the answer is such JSON, or "
+        "calls",
+        tools="functions, up to 128; with `strict` their arguments are always valid; custom tools are a 400",
+        tool_choice="none, auto, required, one function, or allowed_tools; without `tools` only none and auto",
+        parallel_tool_calls="false: the answer ends with its first call",
+        functions="the old name of `tools`; answered in the old form",
+        function_call="the old name of `tool_choice`",
+        reasoning_effort="none, minimal, low, medium, high, xhigh, max: handed to templates that know an effort, as "
+        "the nearest that they name; where they only know a switch, none is off and all others are on; a 400 where "
+        "they know neither",
+    ),
+    *_USER,
+    *_fields(
+        "accepted",
+        safety_identifier="up to 64 characters; callers are told apart by their keys",
+        prompt_cache_key="prefixes are reused whoever sent them",
+        prediction="text or text parts; it could only make an answer faster, never another, and does not yet: named in "
+        "`x-oxlo-warnings`, and `accepted_prediction_tokens` is 0",
+    ),
     Field("prompt_cache_retention", "neutral", "the prefix cache lives in memory", ("in_memory",)),
     Field("prompt_cache_options", "neutral", "prefix reuse is automatic", ({}, {"mode": "implicit"})),
     Field("store", "neutral", "answers are not kept", (False,)),
-    Field("service_tier", "neutral", "there is one tier", ("auto", "default")),
-    Field(
-        "response_format",
-        "honoured",
-        "text, json_object, json_schema: enforced while the answer is written, with or without `strict`; a schema that "
-        "cannot be is a 400 that names the keyword",
-    ),
     Field("modalities", "neutral", "text only", (["text"],)),
-    Field(
-        "tools",
-        "honoured",
-        "functions, up to 128; with `strict` their arguments are always valid; custom tools are a 400",
-    ),
-    Field(
-        "tool_choice",
-        "honoured",
-        "none, auto, required, one function, or allowed_tools; without `tools` only none and auto",
-    ),
-    Field("parallel_tool_calls", "honoured", "false: the answer ends with its first call"),
-    Field("functions", "honoured", "the old name of `tools`; answered in the old form"),
-    Field("function_call", "honoured", "the old name of `tool_choice`"),
     Field("audio", "neutral", "no spoken answers"),
-    Field("prediction", "neutral", "no predicted outputs"),
     Field("web_search_options", "neutral", "nothing leaves this machine"),
     Field("moderation", "neutral", "there is no moderation model"),
-    Field(
-        "reasoning_effort",
-        "honoured",
-        "none, minimal, low, medium, high, xhigh: handed to templates that know an effort; where they only know a "
-        "switch, none is off and all others are on; a 400 where they know neither",
-    ),
-    Field("verbosity", "neutral", "no such control in local models"),
-    Field("enable_thinking", "extension", "switches thinking on or off where the template knows a switch"),
-    Field("thinking_budget", "extension", "tokens, where the template knows a budget; else a 400"),
-    Field(
-        "reasoning_format",
+    Field("verbosity", "neutral", "no such control in local models", ("medium",)),
+    *_fields(
         "extension",
-        "split, the default: `reasoning_content`; inline: in `content`, between tags",
-    ),
-    Field(
-        "chat_template_kwargs",
-        "extension",
-        "`enable_thinking`, `thinking`, `reasoning_effort`, `thinking_budget`",
+        continue_final_message="true: the last message is an assistant's, and the answer goes on where it ends, which "
+        "is the default then; false: the answer is a new turn",
+        add_generation_prompt="the opposite of `continue_final_message`; both only if they agree",
+        enable_thinking="switches thinking on or off where the template knows a switch",
+        thinking_budget="tokens, where the template knows a budget; else a 400",
+        reasoning_format="split, the default: `reasoning_content`; inline: in `content`, between tags",
+        chat_template_kwargs="`enable_thinking`, `thinking`, `reasoning_effort`, `thinking_budget`",
     ),
     *_EXTENSIONS,
 )
 
 COMPLETIONS: tuple[Field, ...] = (
-    Field("model", "honoured", "id, alias or near spelling; the answer's `model` is the id that ran"),
-    Field("prompt", "honoured", "a string, strings, token ids, or lists of token ids"),
-    Field("max_tokens", "honoured", "unset: 16, as OpenAI has it; 0 only with `echo`"),
-    Field(
-        "echo",
+    *_fields(
         "honoured",
-        "with `logprobs` the prompt's tokens have theirs too; a first token without one says 0",
+        model=_MODEL,
+        prompt="a string, strings, token ids, or lists of token ids",
+        max_tokens="unset: 16, as OpenAI has it; 0 only with `echo`",
+        echo="with `logprobs` the prompt's tokens have theirs too; a first token without one says 0",
+        suffix="models with fill-in-the-middle tokens; others answer 400",
+        logprobs="0 to 5",
+        best_of="1, or equal to `n`: nothing is thrown away",
     ),
-    Field("suffix", "honoured", "models with fill-in-the-middle tokens; others answer 400"),
-    Field("logprobs", "honoured", "0 to 5"),
-    Field("best_of", "honoured", "1, or equal to `n`: nothing is thrown away"),
     *_SAMPLING,
-    Field("user", "accepted", "callers are told apart by their keys"),
-    Field("response_format", "extension", "as in chat"),
-    Field("metadata", "extension", "up to 16 pairs, keys 64, values 512 characters; kept in the ledger row"),
+    *_USER,
+    *_fields("extension", response_format="as in chat", metadata=_METADATA),
     *_EXTENSIONS,
 )
 
-
-_METADATA = Field(
-    "metadata", "extension", "up to 16 pairs, keys 64, values 512 characters; kept in the ledger row"
-)
-
 EMBEDDINGS: tuple[Field, ...] = (
-    Field(
-        "model",
+    *_fields(
         "honoured",
-        "id, alias or near spelling, of kind embedding; the answer's `model` is the id that ran",
-    ),
-    Field(
-        "input",
-        "honoured",
-        "a string, strings, token ids, or lists of token ids: 1 to 2,048, none of them empty or longer than the "
+        model="id, alias or near spelling, of kind embedding; the answer's `model` is the id that ran",
+        input="a string, strings, token ids, or lists of token ids: 1 to 2,048, none of them empty or longer than the "
         "model's context; token ids are taken as they are, without the model's own marks around them",
+        encoding_format="`float` or `base64` (little-endian float32)",
+        dimensions="models with `matryoshka` in the catalogue: the first ones, made 1 long again; others: their own "
+        "number",
     ),
-    Field("encoding_format", "honoured", "`float` or `base64` (little-endian float32)"),
-    Field(
-        "dimensions",
-        "honoured",
-        "models with `matryoshka` in the catalogue: the first ones, made 1 long again; others: their own number",
-    ),
-    Field("user", "accepted", "callers are told apart by their keys"),
-    _METADATA,
+    *_USER,
+    *_fields("extension", metadata=_METADATA),
 )
 
 RERANK: tuple[Field, ...] = (
-    Field("model", "extension", "id, alias or near spelling, of kind rerank"),
-    Field("query", "extension", "a string"),
-    Field(
-        "documents",
+    *_fields(
         "extension",
-        "strings or objects with `text`: 1 to 2,048; with the query within the model's context",
+        model="id, alias or near spelling, of kind rerank",
+        query="a string",
+        documents="strings or objects with `text`: 1 to 2,048; with the query within the model's context",
+        top_n="so many of the best; unset: all",
+        return_documents="true: each result carries its document's text",
     ),
-    Field("top_n", "extension", "so many of the best; unset: all"),
-    Field("return_documents", "extension", "true: each result carries its document's text"),
     Field("rank_fields", "neutral", "documents have one field, their text", (["text"],)),
     Field("max_tokens_per_doc", "neutral", "nothing is cut"),
     Field("max_chunks_per_doc", "neutral", "nothing is cut"),
     Field("truncation", "neutral", "nothing is cut", (False,)),
-    Field("user", "accepted", "callers are told apart by their keys"),
-    _METADATA,
+    *_USER,
+    *_fields("extension", metadata=_METADATA),
 )
 
-
-_MODEL_OR_ONLY = Field("model", "extension", "id, alias or near spelling; unset: the only one that runs")
+_MODEL_OR_ONLY = _fields("extension", model="id, alias or near spelling; unset: the only one that runs")
 
 TOKENIZE: tuple[Field, ...] = (
-    _MODEL_OR_ONLY,
-    Field("content", "extension", "the text"),
-    Field("add_special", "extension", "true: with the tokens that the model wants around a text"),
-    Field("parse_special", "extension", "false: markers in the text are plain text"),
-    Field(
-        "with_pieces",
+    *_MODEL_OR_ONLY,
+    *_fields(
         "extension",
-        "true: each token with its text, or its bytes where they are no whole character",
+        content="the text",
+        add_special="true: with the tokens that the model wants around a text",
+        parse_special="false: markers in the text are plain text",
+        with_pieces="true: each token with its text, or its bytes where they are no whole character",
     ),
 )
 
-DETOKENIZE: tuple[Field, ...] = (
-    _MODEL_OR_ONLY,
-    Field("tokens", "extension", "token ids"),
-)
+DETOKENIZE: tuple[Field, ...] = (*_MODEL_OR_ONLY, *_fields("extension", tokens="token ids"))
 
 
 def _same(value: object, neutral: object) -> bool:

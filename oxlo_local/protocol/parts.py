@@ -304,12 +304,13 @@ def sampling_of(request: TextRequest, model_defaults: Mapping[str, float]) -> Sa
 
 
 class Head(Struct, frozen=True):
-    """What every chunk of one answer repeats. `created` is in Unix seconds."""
+    """What every chunk of one answer repeats. `created` is in Unix seconds, `tier` as OpenAI names them."""
 
     id: str
     created: int
     model: str
     fingerprint: str
+    tier: str = "default"
 
 
 class Renderer(Protocol):
@@ -324,10 +325,10 @@ def new_id(prefix: str) -> str:
     return f"{prefix}-{uuid4().hex}"
 
 
-def head_of(id: str, created: int, model: str, version: str) -> Head:
+def head_of(id: str, created: int, model: str, version: str, *, tier: str = "default") -> Head:
     """A head whose fingerprint changes with the model and the program's version only."""
     digest = sha256(f"{model}\0{version}".encode()).hexdigest()
-    return Head(id=id, created=created, model=model, fingerprint=f"fp_{digest[:10]}")
+    return Head(id=id, created=created, model=model, fingerprint=f"fp_{digest[:10]}", tier=tier)
 
 
 def usage_object(usage: Usage) -> dict[str, object]:

@@ -62,9 +62,15 @@ class Chunks:
     ) -> None:
         encode = msgspec.json.encode
         self._open = (
-            b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,"service_tier":"default",'
+            b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,"service_tier":%b,'
             b'"system_fingerprint":%b,"choices":['
-            % (encode(head.id), head.created, encode(head.model), encode(head.fingerprint))
+            % (
+                encode(head.id),
+                head.created,
+                encode(head.model),
+                encode(head.tier),
+                encode(head.fingerprint),
+            )
         )
         self._close = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
         self._plain_close = b'},"logprobs":null,"finish_reason":null}' + self._close
@@ -210,7 +216,7 @@ class Answer:
                 "model": self._head.model,
                 "choices": choices,
                 "usage": parts.usage_object(event.usage),
-                "service_tier": "default",
+                "service_tier": self._head.tier,
                 "system_fingerprint": self._head.fingerprint,
             }
         )

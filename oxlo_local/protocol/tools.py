@@ -18,7 +18,7 @@ from oxlo_local.protocol.schemas import check_size
 
 NAME = "^[a-zA-Z0-9_-]{1,64}$"
 MAX_TOOLS = 128
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class FunctionDefinition(Struct, frozen=True):
@@ -114,7 +114,7 @@ def offer_of(request: ToolRequest) -> Offer:
             raise BadRequest("No tool of this name is offered.", param=param)
     forced = choice == "required"
     tools = [
-        _tool(function, path.format(place), forced=forced)
+        tool_of(function, path.format(place) + ".parameters", forced=forced)
         for place, function in enumerate(functions)
         if wanted is None or function.name in wanted
     ]
@@ -157,16 +157,17 @@ def _choice(request: ToolRequest, param: str) -> tuple[Literal["auto", "none", "
     return choice, None
 
 
-def _tool(function: FunctionDefinition, path: str, *, forced: bool) -> Tool:
+def tool_of(function: FunctionDefinition, path: str, *, forced: bool) -> Tool:
+    """A function in the engine's words; `path` is that of its schema. Raises BadRequest and UnsupportedValue."""
     schema = function.parameters or {"type": "object", "properties": {}}
     if forced or function.strict:
-        text = of_schema(schema, f"{path}.parameters").text
+        text = of_schema(schema, path).text
     else:
-        check_size(schema, f"{path}.parameters")
+        check_size(schema, path)
         try:
             text = msgspec.json.encode(schema).decode()
         except OverflowError:
-            raise BadRequest("A number has more than 64 bits.", param=f"{path}.parameters") from None
+            raise BadRequest("A number has more than 64 bits.", param=path) from None
     return Tool(function.name, text, function.description, strict=bool(function.strict))
 
 

@@ -1,9 +1,13 @@
 import json
+import threading
+from functools import partial
 
 import httpx
 
 from oxlo_local.calls import EchoOptions
+from oxlo_local.limits import TIERS, Limits, Tier
 from tests.api.conftest import Site, StartSite, chat_body
+from tests.conftest import until
 from tests.openai_description import events_of, judge
 
 CHAT = "/v1/chat/completions"
@@ -96,6 +100,64 @@ def test_unknown_fields_are_named_or_refused(site: Site, start_site: StartSite) 
     )
     error = refused(start_site(strict=True).client.post(CHAT, json=body), 400, "unknown_parameter")
     assert error["param"] == "temprature" and "'temperature'" in str(error["message"])
+
+
+def test_the_answer_says_the_tier_that_it_was_given(start_site: StartSite) -> None:
+    site = start_site()
+    keys: dict[str, dict[str, str]] = {
+        tier: {"x-api-key": site.run(site.keys.create(tier, limits=Limits(tier=tier)))[1]} for tier in TIERS
+    }
+
+    def tier_of(key: Tier, asked: str | None) -> str:
+        answer = site.client.post(CHAT, json=chat_body(service_tier=asked), headers=keys[key])
+        return str(answer.json()["service_tier"])
+
+    assert [tier_of("priority", asked) for asked in ("priority", "default", "flex", "auto", None)] == [
+        "priority",
+        "default",
+        "flex",
+        "priority",
+        "priority",
+    ]
+    assert tier_of("standard", None) == "default" and tier_of("batch", "auto") == "flex"
+    before = len(site.rows())
+    for tier, above in (("standard", "priority"), ("batch", "default")):
+        answer = site.client.post(CHAT, json=chat_body(service_tier=above), headers=keys[tier])
+        assert refused(answer, 400, "unsupported_value")["param"] == "service_tier"
+    assert len(site.rows()) == before
+    stream = site.client.post(
+        CHAT, json=chat_body(service_tier="flex", stream=True), headers=keys["standard"]
+    )
+    assert {chunk["service_tier"] for chunk in events_of(stream.content)} == {"flex"}
+
+
+def test_a_request_that_asks_for_less_lets_others_go_first(start_site: StartSite) -> None:
+    """One slot, so that a worker holds two calls; behind them waits a flex one, and a default one overtakes it."""
+    site = start_site(EchoOptions(parallel=1, step_seconds=0.05))
+    tiers = ["default", "default", "flex", "default"]
+    ends: list[int] = []
+
+    def ask(number: int) -> None:
+        site.client.post(CHAT, json=chat_body("a b c d e f", service_tier=tiers[number]))
+        ends.append(number)
+
+    def has_rows(count: int) -> bool:
+        return len(site.rows()) == count
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(tiers))]
+    for begun, thread in enumerate(threads, start=1):
+        thread.start()
+        until(partial(has_rows, begun))
+    for thread in threads:
+        thread.join()
+    assert ends == [0, 1, 3, 2]
+
+
+def test_a_prediction_is_named_as_without_effect(site: Site) -> None:
+    answer = site.client.post(CHAT, json=chat_body(prediction={"type": "content", "content": "hello"}))
+    assert answer.status_code == 200 and "prediction" in answer.headers["x-oxlo-warnings"]
+    details = answer.json()["usage"]["completion_tokens_details"]
+    assert details["accepted_prediction_tokens"] == details["rejected_prediction_tokens"] == 0
 
 
 def test_a_site_may_allow_fewer_choices(start_site: StartSite) -> None:

@@ -156,9 +156,16 @@ TABLE = {
     "schema-type": chat("response_format.type", response_format={"type": "xml"}),
     "two-constraints": chat("guided_choice", guided_regex="a", guided_choice=["a"]),
     "audio-out": chat("modalities", LATER, modalities=["text", "audio"]),
-    "prediction": chat("prediction", LATER, prediction={"type": "content", "content": "x"}),
+    "prediction": chat(
+        "prediction.content[0]", prediction={"type": "content", "content": [{"type": "image_url"}]}
+    ),
     "store": chat("store", LATER, store=True),
-    "tier": chat("service_tier", LATER, service_tier="priority"),
+    "tier-above": chat("service_tier", LATER, service_tier="priority"),
+    "tier-elsewhere": chat("service_tier", LATER, service_tier="scale"),
+    "continues-the-user": chat("continue_final_message", continue_final_message=True),
+    "continues-and-not": chat(
+        "add_generation_prompt", continue_final_message=False, add_generation_prompt=False
+    ),
     "web-search": chat("web_search_options", LATER, web_search_options={}),
     "verbosity": chat("verbosity", LATER, verbosity="low"),
     "tail-free": chat("tfs_z", LATER, tfs_z=0.5),

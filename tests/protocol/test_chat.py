@@ -123,6 +123,61 @@ def test_a_wrong_field_of_chat_is_named(fields: dict[str, object], param: str) -
     assert caught.value.param == param
 
 
+def test_a_candidate_count_of_none_asks_for_nothing() -> None:
+    assert call(top_logprobs=0).logprobs is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "tier"),
+    [
+        (None, None),
+        ("auto", None),
+        ("priority", "priority"),
+        ("default", "standard"),
+        ("flex", "batch"),
+    ],
+)
+def test_a_tier_is_said_in_the_keys_words(asked: str | None, tier: chat.Tier | None) -> None:
+    assert request(service_tier=asked).tier == tier
+    assert tier is None or chat.tier_name(tier) == asked
+
+
+@pytest.mark.parametrize("content", ["x", [{"type": "text", "text": "x"}]])
+def test_a_prediction_is_not_ignored_in_silence(content: object) -> None:
+    sent = body(prediction={"type": "content", "content": content})
+    for strict in (False, True):
+        asked, warnings = chat.decode(sent, strict=strict)
+        assert ["prediction" in warning for warning in warnings] == [True]
+        assert chat.to_call(asked, {}, "chatcmpl-1") == call()
+
+
+ASSISTANT = {"role": "assistant", "content": "It is"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "fields", "new_turn"),
+    [
+        ((HELLO, ASSISTANT), {}, False),
+        ((HELLO, ASSISTANT), {"continue_final_message": True}, False),
+        ((HELLO, ASSISTANT), {"continue_final_message": True, "add_generation_prompt": False}, False),
+        ((HELLO, ASSISTANT), {"continue_final_message": False}, True),
+        ((HELLO, ASSISTANT), {"add_generation_prompt": True}, True),
+        ((HELLO,), {"continue_final_message": False}, False),
+    ],
+)
+def test_a_last_assistant_message_is_continued_or_answered(
+    messages: tuple[object, ...], fields: dict[str, object], new_turn: bool
+) -> None:
+    assert call(*messages, **fields).new_turn is new_turn
+
+
+@pytest.mark.parametrize("fields", [{"continue_final_message": True}, {"add_generation_prompt": False}])
+def test_what_a_user_says_cannot_be_continued(fields: dict[str, object]) -> None:
+    with pytest.raises(BadRequest) as caught:
+        request(**fields)
+    assert caught.value.param in fields
+
+
 def test_unknown_fields_are_named_wherever_they_are() -> None:
     sent = body(
         {**HELLO, "mood": 1},

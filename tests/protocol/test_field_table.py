@@ -1,10 +1,13 @@
 """The README's table of request fields: complete by OpenAI's description, and what the code does."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from oxlo_local.errors import UnsupportedValue
+from oxlo_local.protocol import chat
 from oxlo_local.protocol.fields import CHAT, COMPLETIONS, EMBEDDINGS, Field
 from tests.openai_description import described, description
 
@@ -24,16 +27,16 @@ def printed(table: str) -> dict[str, tuple[str, str]]:
     return {name: (fate, note) for name, fate, note in ROW.findall(text[begin:end])}
 
 
-def properties(schema: object, schemas: dict[str, object]) -> set[str]:
-    """Names of the members that a schema describes, its references and parts included."""
+def properties(schema: object, schemas: dict[str, object]) -> dict[str, object]:
+    """The members that a schema describes, its references and parts included."""
     if not isinstance(schema, dict):
-        return set()
-    names = set(schema.get("properties", {}))
+        return {}
+    members: dict[str, object] = dict(schema.get("properties", {}))
     if "$ref" in schema:
-        names |= properties(schemas[schema["$ref"].rpartition("/")[2]], schemas)
+        members |= properties(schemas[schema["$ref"].rpartition("/")[2]], schemas)
     for part in schema.get("allOf", []):
-        names |= properties(part, schemas)
-    return names
+        members |= properties(part, schemas)
+    return members
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -51,13 +54,42 @@ def test_no_field_of_openais_is_missing(table: str) -> None:
     document = description()
     schemas = document["components"]["schemas"]  # type: ignore[index]
     fields, schema = TABLES[table]
-    described_names = properties(schemas[schema], schemas)
+    described_names = set(properties(schemas[schema], schemas))
     assert len(described_names) >= 5
     honoured_as_openais = {
         field.name for field in fields if field.fate != "extension" and field.name != "tfs_z"
     }
     assert honoured_as_openais == described_names
     assert described_names <= printed(table).keys()
+
+
+def words(schema: object, schemas: dict[str, object]) -> set[str]:
+    """The strings that a schema lists for a value: for the field itself, for the items of its list."""
+    if not isinstance(schema, dict):
+        return set()
+    found = {each for each in schema.get("enum", []) if isinstance(each, str)}
+    if "$ref" in schema:
+        found |= words(schemas[schema["$ref"].rpartition("/")[2]], schemas)
+    for part in (*schema.get("anyOf", ()), *schema.get("oneOf", ()), *schema.get("allOf", ())):
+        found |= words(part, schemas)
+    return found
+
+
+@pytest.mark.skipif(not described(), reason="OpenAI's description is not in the shared folder here")
+def test_every_word_that_openai_lists_for_a_field_is_taken_or_refused_by_name() -> None:
+    """None is a mere wrong value: what OpenAI's clients may send, the server knows."""
+    schemas = description()["components"]["schemas"]  # type: ignore[index]
+    members = properties(schemas["CreateChatCompletionRequest"], schemas)
+    asked = [(name, word) for name in members.keys() - {"model"} for word in words(members[name], schemas)]
+    assert {"service_tier", "reasoning_effort", "verbosity", "tool_choice"} <= {name for name, _ in asked}
+    tool = {"type": "function", "function": {"name": "f"}}
+    for name, word in asked:
+        offered = {"functions": [tool["function"]]} if name == "function_call" else {"tools": [tool]}
+        body = {"model": "m", "messages": [{"role": "user", "content": "x"}], **offered, name: word}
+        try:
+            chat.decode(json.dumps(body).encode(), strict=True)
+        except UnsupportedValue as error:
+            assert error.param == name
 
 
 @pytest.mark.parametrize("table", TABLES)

@@ -53,7 +53,7 @@ from oxlo_local.engines.text.conversation import (
     tool_object,
     weight,
 )
-from oxlo_local.engines.text.thinking import markers_of
+from oxlo_local.engines.text.thinking import efforts_of, markers_of
 from oxlo_local.engines.text.toolcalls.generic import GENERIC, preamble
 from oxlo_local.engines.text.toolcalls.harmony import HARMONY
 
@@ -110,6 +110,8 @@ class ChatTemplate:
         """What its model's thoughts stand between, None where it has no such markers."""
         self.thinks = self.thoughts is not None or self.format is HARMONY
         """Whether its model thinks before it answers."""
+        self.efforts = efforts_of(source, interpolates=self.format is HARMONY)
+        """The efforts of thinking that it takes."""
 
     def render(
         self,
@@ -117,13 +119,13 @@ class ChatTemplate:
         *,
         tools: Sequence[Tool] = (),
         switches: Mapping[str, object] | None = None,
-        add_generation_prompt: bool = True,
+        new_turn: bool = False,
     ) -> str:
         """The prompt of a conversation, ready for the assistant's next words.
 
-        `switches` are further variables of the template. With `add_generation_prompt` a last assistant turn is
-        continued; without it every turn is a closed one. Raises BadRequest (param "messages"), in the template's own
-        words, where it refuses the conversation.
+        `switches` are further variables of the template. A last assistant turn is continued, unless a `new_turn` is
+        wanted behind it. Raises BadRequest (param "messages"), in the template's own words, where it refuses the
+        conversation.
         """
         variables = dict(switches or {})
         if tools and self._takes_tools:
@@ -138,11 +140,9 @@ class ChatTemplate:
         turns = self._adapt(messages)
         if not turns:
             raise errors.BadRequest("messages is empty: send at least one message", param="messages")
-        if add_generation_prompt and turns[-1].role == "assistant":
+        if turns[-1].role == "assistant" and not new_turn:
             return self._continue(turns, variables)
-        return self._run(
-            turns, add_generation_prompt=add_generation_prompt, parts=self._parts, variables=variables
-        )
+        return self._run(turns, add_generation_prompt=True, parts=self._parts, variables=variables)
 
     def _continue(self, turns: list[Message], variables: Mapping[str, object]) -> str:
         mark = secrets.token_hex(16)  # nobody can have written it

@@ -153,7 +153,8 @@ class Reader:
         text = template.render(
             messages,
             tools=() if call.tool_choice == "none" else call.tools,
-            switches=switches(call.thinking, template.knows, thinks=self.thinks),
+            switches=switches(call.thinking, template.knows, thinks=self.thinks, efforts=template.efforts),
+            new_turn=call.new_turn,
         )
         # A template that writes BOS itself and a vocabulary that adds it would give the model two.
         return text.removeprefix(self._bos) if self._bos and self._llama.adds_bos else text

@@ -182,8 +182,8 @@ def test_a_last_assistant_turn_is_continued_exactly() -> None:
 
 
 def test_without_a_generation_prompt_every_turn_is_closed() -> None:
-    text = template(CHATML).render([user("A"), assistant("B")], add_generation_prompt=False)
-    assert text == "<|user|>A<|end|>\n<|assistant|>B<|end|>\n"
+    text = template(CHATML).render([user("A"), assistant("B")], new_turn=True)
+    assert text == "<|user|>A<|end|>\n<|assistant|>B<|end|>\n<|assistant|>"
 
 
 def test_a_template_that_cannot_continue_says_so() -> None:

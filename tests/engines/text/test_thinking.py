@@ -6,7 +6,7 @@ import pytest
 
 from oxlo_local import random_model
 from oxlo_local.calls import Constraint, Finished, Message, Reasoning, Sampling, Text, TextCall, Thinking
-from oxlo_local.engines.text.thinking import MARKERS, markers_of, opened, switches
+from oxlo_local.engines.text.thinking import MARKERS, efforts_of, markers_of, opened, switches
 from oxlo_local.errors import UnsupportedValue
 from tests.engines.text.conftest import MakeEngine, drive
 
@@ -58,6 +58,26 @@ def test_what_the_template_does_not_know_is_refused(
     with pytest.raises(UnsupportedValue) as caught:
         switches(wish, knows, thinks=thinks)
     assert caught.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("source", "interpolates", "wish", "word"),
+    [
+        ("{{ reasoning_effort }}", True, "xhigh", "high"),
+        ("{{ reasoning_effort }}", True, "minimal", "low"),
+        ("{{ reasoning_effort }}", False, "xhigh", "xhigh"),
+        ("{% if reasoning_effort not in ['high', 'low', 'no_think'] %}", False, "medium", "high"),
+        ("{% if reasoning_effort not in ['high', 'low', 'no_think'] %}", False, "minimal", "low"),
+        ("{% if reasoning_effort not in ['high', 'low', 'no_think'] %}", False, "none", "no_think"),
+        ('{% if reasoning_effort | lower == "none" %}', False, "none", "none"),
+    ],
+)
+def test_an_effort_is_said_in_the_templates_own_words(
+    source: str, interpolates: bool, wish: str, word: str
+) -> None:
+    efforts = efforts_of(source, interpolates=interpolates)
+    said = switches(Thinking(effort=wish), EFFORT, thinks=True, efforts=efforts)
+    assert said == {"reasoning_effort": word}
 
 
 def test_markers_are_known_by_the_templates_words() -> None:
