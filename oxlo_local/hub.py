@@ -8,7 +8,8 @@ large files, git's SHA-1 for small ones) before it gets its name; a wrong one is
 
 Commits, hashes and file names become paths, so what a hub says of them is checked when it is listed.
 
-While a file is fetched and checked, the library's own lock of that blob is held, so that two pulls share the work.
+While a file is fetched and checked, the library's own lock of that blob is held, so that two pulls share the work; the
+one that waits shows how far the other one is.
 Files above 50 GB are not served over plain HTTP: the library fetches these through Xet, without a partial file.
 """
 
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Protocol
 
 import httpx2
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import (
     FileMetadataError,
@@ -50,6 +51,7 @@ from oxlo_local.errors import Forbidden, NotFound, OxloError, ServerError, Unava
 
 HASH_CHUNK = 4 * 1024 * 1024
 METADATA_SECONDS = 30.0
+LOCK_SECONDS = 0.5  # between two looks at how far another pull of the same file is
 _COMMIT = re.compile("[0-9a-f]{40}")  # git's hash, of a commit or of a file
 _SHA256 = re.compile("[0-9a-f]{64}")
 _CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f]")
@@ -147,7 +149,7 @@ class Hub:
         # The library takes the same lock when it fetches by itself.
         own = file.bytes <= constants.MAX_HTTP_DOWNLOAD_SIZE
         with self._explained(snapshot.repo, snapshot.revision):
-            with self._lock(snapshot.repo, place.blob.name) if own else nullcontext():
+            with self._alone(snapshot, file, place, watch) if own else nullcontext():
                 self._have(snapshot, file, place, watch)
             # The blob is there: the library only adds its name under snapshots/.
             return self._link(snapshot, file)
@@ -209,10 +211,22 @@ class Hub:
     def _repository(self, repo: str) -> Path:
         return self.cache / repo_folder_name(repo_id=repo, repo_type="model")
 
-    def _lock(self, repo: str, etag: str) -> FileLock:
-        lock = self.cache / ".locks" / repo_folder_name(repo_id=repo, repo_type="model") / f"{etag}.lock"
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(lock, mode=0o664)  # as the library makes it: a cache may be shared by a group
+    @contextmanager
+    def _alone(self, snapshot: Snapshot, file: RemoteFile, place: Place, watch: Watch) -> Iterator[None]:
+        """Hold the lock of a blob. Where another pull has it, `watch` is told how far that one is meanwhile."""
+        folder = self.cache / ".locks" / repo_folder_name(repo_id=snapshot.repo, repo_type="model")
+        folder.mkdir(parents=True, exist_ok=True)
+        # The mode is the library's: a cache may be shared by a group.
+        lock = FileLock(folder / f"{place.blob.name}.lock", mode=0o664, timeout=LOCK_SECONDS)
+        while not lock.is_locked:
+            try:
+                lock.acquire()
+            except Timeout:
+                watch(file, _size(place.partial), verifying=False)
+        try:
+            yield
+        finally:
+            lock.release()
 
     @contextmanager
     def _explained(self, repo: str, revision: str | None) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """The hub's files over real HTTP: listed, fetched, resumed, checked, refused with what to do."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,27 @@ def test_what_an_interrupted_attempt_left_is_not_fetched_again(site: stand_in.Hu
     assert [request.range for request in site.downloads()] == [None, f"bytes={CHUNK}-"]
     assert seen[0] > CHUNK, "progress counts what was there before"
     assert not hub.place(snapshot, file).partial.exists()
+
+
+def test_who_waits_for_another_pull_sees_how_far_it_is(site: stand_in.Hub, hub: Hub, tmp_path: Path) -> None:
+    site.repositories["a/b"] = Repository({"m.gguf": LARGE})
+    site.stall_at["m.gguf"] = CHUNK + 1
+    snapshot = hub.snapshot("a/b")
+    (file,) = snapshot.files
+    seen: list[int] = []
+
+    def follow(file: RemoteFile, done: int, *, verifying: bool) -> None:
+        seen.append(done)
+        if done == CHUNK:
+            site.go_on.set()
+
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(hub.fetch, snapshot, file, silent)
+        assert site.stalled.wait(30)
+        second = Hub(endpoint=site.url, cache=tmp_path / "cache")
+        assert second.fetch(snapshot, file, follow).read_bytes() == LARGE
+        assert first.result() == hub.place(snapshot, file).path
+    assert CHUNK in seen and len(site.downloads()) == 1
 
 
 def test_a_wrong_file_is_fetched_once_more(site: stand_in.Hub, hub: Hub) -> None:
