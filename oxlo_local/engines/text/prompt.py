@@ -20,6 +20,7 @@ running template, and that is where the clock is looked at, beside every piece o
 import dataclasses
 import json
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -275,15 +276,18 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         self.filters["tojson"] = to_json
         self.globals["raise_exception"] = raise_exception
         self.globals["strftime_now"] = lambda form: clock().strftime(form)
-        self._deadline = 0.0
+        self._rendering = (
+            threading.local()
+        )  # long prompts are rendered beside the steps, on threads of their own
         self._accesses = 0
 
     def start_clock(self) -> None:
-        self._deadline = time.thread_time() + RENDER_SECONDS
+        """Give this thread its time."""
+        self._rendering.deadline = time.thread_time() + RENDER_SECONDS
 
     def look_at_clock(self) -> None:
-        """Raise TemplateError when the time is up."""
-        if time.thread_time() > self._deadline:
+        """Raise TemplateError when this thread's time is up."""
+        if time.thread_time() > self._rendering.deadline:
             raise TemplateError(f"it needs more than {RENDER_SECONDS:g} s: send fewer messages")
 
     def is_safe_attribute(self, obj: object, attr: str, value: object) -> bool:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
@@ -256,6 +257,21 @@ def test_time_is_bounded_where_a_template_only_counts(monkeypatch: pytest.Monkey
         template(source).render([user("A")])
     with pytest.raises(BadRequest, match="Range too big"):
         template("{% for i in range(10 ** 9) %}{% endfor %}").render([user("A")])
+
+
+def test_threads_that_render_at_once_have_a_clock_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = template("{{ meanwhile() }}" + CHATML)
+
+    def meanwhile() -> str:
+        """Another thread begins to render, and has no time left."""
+        monkeypatch.setattr(prompt, "RENDER_SECONDS", -1.0)
+        with ThreadPoolExecutor(1) as other:
+            late = other.submit(chat.render, [user("B")], switches={"meanwhile": str})
+            with pytest.raises(BadRequest, match="fewer messages"):
+                late.result()
+        return ""
+
+    assert "A" in chat.render([user("A")], switches={"meanwhile": meanwhile})
 
 
 def test_output_is_bounded_where_a_template_multiplies() -> None:
