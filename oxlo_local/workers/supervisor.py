@@ -187,7 +187,7 @@ class Fleet:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), seconds)
         for id in list(self._streams):
-            self._end(id, Failed(id, "shutting_down", "the server is shutting down"))
+            self._give_up(id, "shutting_down", "the server is shutting down")
 
     async def stop(self, seconds: float = STOP_SECONDS) -> None:
         """End every process: `seconds` to free the models, then the kill. Every open call ends with shutting_down."""
@@ -258,11 +258,14 @@ class Fleet:
 
     def _expire(self, id: str) -> None:
         seconds = self._settings.request_timeout
-        message = f"the request took longer than request_timeout ({seconds:g} s)"
+        self._give_up(id, "timeout", f"the request took longer than request_timeout ({seconds:g} s)")
+        self._rest()
+
+    def _give_up(self, id: str, code: str, message: str) -> None:
+        """End a call that has had its time, wherever it is; a worker that has it drops it."""
         if not self._router.withdraw(id):
             self._tell_cancel(id)
-        self._end(id, Failed(id, "timeout", message))
-        self._rest()
+        self._end(id, Failed(id, code, message))
 
     def _tell_cancel(self, id: str) -> None:
         model = self._router.holder(id)

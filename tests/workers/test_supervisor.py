@@ -268,6 +268,20 @@ async def test_what_does_not_end_within_the_drain_ends_with_shutting_down(fleet_
     assert status(fleet).state == "stopped" and status(fleet).pid is None
 
 
+async def test_what_waits_when_the_drain_is_over_is_never_sent(fleet_of: MakeFleet) -> None:
+    fleet = fleet_of()
+    await fleet.start([echo(step_seconds=0.01, parallel=1)])
+    await ready(fleet)
+    pid = status(fleet).pid
+    streams = [fleet.submit("echo", say(f"a{i}", "x", max_tokens=1_000_000)) for i in range(4)]
+    await fleet.drain(0.05)
+    await until(lambda: (status(fleet).running, status(fleet).waiting) == (0, 0))
+    assert (status(fleet).state, status(fleet).pid, status(fleet).last_error) == ("draining", pid, "")
+    assert [
+        end.code for stream in streams for end in ends(await read(stream)) if isinstance(end, Failed)
+    ] == ["shutting_down"] * 4
+
+
 async def test_a_place_that_is_not_used_goes_back(fleet_of: MakeFleet) -> None:
     fleet = fleet_of(queue_max=1)
     await fleet.start([echo(load_seconds=0.2)])
