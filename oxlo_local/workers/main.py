@@ -86,7 +86,7 @@ class Worker:
                 for body in bodies:
                     message = decode_down.decode(body)
                     if isinstance(message, Ping):
-                        self.pipe.send(self._pong(message.number))
+                        self.pipe.send(self.pong(message.number))
                     else:
                         self.commands.put(message)
         except BrokenPipeError:
@@ -97,7 +97,8 @@ class Worker:
             os._exit(1)
         os._exit(0)
 
-    def _pong(self, number: int) -> Pong:
+    def pong(self, number: int) -> Pong:
+        """The answer to a ping: how far the other thread is."""
         engine = self._engine
         return Pong(
             number=number,
@@ -130,31 +131,31 @@ class Worker:
             engine.close()
 
     def _serve(self, engine: Engine) -> None:
-        while self._obey(engine):
-            if not engine.busy():
-                continue
-            self._stepping = True
+        while True:
+            commands = self._commands(wait=not engine.busy())
+            self._stepping = True  # from here on, since to take a call is work too, and may hang
             self._steps += 1
-            began = time.monotonic()
-            events = engine.step()
-            self._stepping = False
-            if events:
-                self.pipe.send(Events(events, time.monotonic() - began))
-
-    def _obey(self, engine: Engine) -> bool:
-        """Carry out what has come in; waits for something when the engine is idle. False = stop."""
-        try:
-            command = self.commands.get(block=not engine.busy())
-            while True:
+            for command in commands:
                 if isinstance(command, Submit):
                     engine.submit(command.call)
                 elif isinstance(command, Cancel):
                     engine.cancel(command.id)
                 elif isinstance(command, Stop):
-                    return False
-                command = self.commands.get_nowait()
+                    return
+            began = time.monotonic()
+            events = engine.step() if engine.busy() else []
+            self._stepping = False
+            if events:
+                self.pipe.send(Events(events, time.monotonic() - began))
+
+    def _commands(self, *, wait: bool) -> list[Command]:
+        """What has come in by now; at least one command where it may `wait`."""
+        commands = [self.commands.get()] if wait else []
+        try:
+            while True:
+                commands.append(self.commands.get_nowait())
         except Empty:
-            return True
+            return commands
 
 
 class LoadProgress:
@@ -180,7 +181,7 @@ def load_engine(load: Load, progress: Progress) -> Engine:
         engine_class = cast(type[Engine], getattr(importlib.import_module(module), name))
     except ModuleNotFoundError as error:
         raise ImportError(
-            f"the {load.engine} engine needs the package {error.name}: OXLO_EXTRAS={load.engine} scripts/oxlo"
+            f"the {load.engine} engine needs the package {error.name}: OXLO_EXTRAS=all scripts/oxlo"
         ) from error
     return engine_class(load, progress)
 

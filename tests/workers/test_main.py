@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from oxlo_local.calls import (
+    Call,
     Cancel,
     Done,
     Down,
@@ -29,7 +31,8 @@ from oxlo_local.calls import (
     Up,
     decode_up,
 )
-from oxlo_local.workers.main import load_engine, resident_bytes
+from oxlo_local.engines.echo import EchoEngine
+from oxlo_local.workers.main import Pipe, Worker, load_engine, resident_bytes
 from oxlo_local.workers.pipe import Frames, pack
 from tests.conftest import gone, until
 from tests.workers.conftest import say
@@ -123,6 +126,33 @@ def test_pings_are_answered_in_mid_load_and_in_mid_step(worker: Spoken) -> None:
     assert pong.busy and pong.step >= 1
 
 
+class Hung(EchoEngine):
+    """Taking a call does not return until it is let go on."""
+
+    begun, go_on = threading.Event(), threading.Event()
+
+    def submit(self, call: Call) -> None:
+        self.begun.set()
+        self.go_on.wait(20)
+
+
+def test_a_call_that_hangs_while_it_is_taken_shows_in_the_pongs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oxlo_local.workers.main.load_engine", Hung)
+    _, said = os.pipe()
+    worker = Worker(Pipe(0, said))
+    for command in (LOAD, Submit(say("a", "x")), Stop()):
+        worker.commands.put(command)
+    running = threading.Thread(target=worker.run)
+    running.start()
+    try:
+        assert Hung.begun.wait(20)
+        first, second = worker.pong(1), worker.pong(2)
+        assert first.busy and second.busy and first.step == second.step
+    finally:
+        Hung.go_on.set()
+        running.join(20)
+
+
 def test_the_end_of_stdin_ends_it_in_the_middle_of_a_step(worker: Spoken) -> None:
     worker.send(LOAD, Submit(say("a", "!hang=1 x")))
     worker.hear_a(Events)
@@ -149,7 +179,10 @@ def test_cancel_of_a_running_call_ends_it_and_of_an_unknown_one_nothing(worker: 
     ("load", "words"),
     [
         (Load("echo", "echo", "", EchoOptions(load_error="out of memory")), "out of memory"),
-        (Load("abacus", "m", "", TextOptions()), "no engine is called 'abacus'; there are echo, embedding, text"),
+        (
+            Load("abacus", "m", "", TextOptions()),
+            "no engine is called 'abacus'; there are echo, embedding, text",
+        ),
         (Load("text", "m", "/nowhere/model.gguf", TextOptions()), "/nowhere/model.gguf"),
     ],
 )
