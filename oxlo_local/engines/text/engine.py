@@ -261,7 +261,6 @@ class TextEngine:
         slot = self._cache.enter(where, sequence.tokens)
         keep = len(slot.tokens)
         sequence.slot = slot
-        sequence.echo_logprobs.clear()
         self._running[slot.index] = sequence
         request = sequence.request
         if sequence.sampler is None:
@@ -397,8 +396,8 @@ class TextEngine:
             self._finish(sequence, "length")
 
     def _score(self, sequence: Sequence, row: Row) -> None:
-        if row.position == 0:
-            sequence.echo_logprobs.append(unscored(self._llama, sequence.tokens[0]))
+        if row.position == 0:  # also once more, where the cache was given away or lost in mid-prompt
+            sequence.echo_logprobs = [unscored(self._llama, sequence.tokens[0])]
         token = sequence.tokens[row.position + 1]
         alternatives = sequence.request.call.logprobs or 0
         sequence.echo_logprobs.append(logprob(self._llama, self._llama.logits(row), token, alternatives))

@@ -365,6 +365,23 @@ def test_echo_scores_the_prompt_as_decoding_it_does(make_engine: MakeEngine) -> 
     assert only.done("o").usage.completion_tokens == 0
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_echo_is_scored_once_although_its_prompt_was_computed_twice(
+    make_engine: MakeEngine, kind: Architecture
+) -> None:
+    engine = make_engine(kind)
+
+    def lose(step: int, _: Answers) -> None:
+        if step == 1:
+            (running,) = engine._running.values()
+            assert running.slot is not None and running.slot.tokens
+            engine._cache.forget(running.slot)
+
+    prompt = tokens(200, seed=3)
+    scores = drive(engine, [call("e", prompt, 2, echo=True)], each_step=lose).logprobs["e", 0]
+    assert len(scores) == 202 and [score.logprob is None for score in scores] == [True] + [False] * 201
+
+
 def test_a_chat_is_rendered_and_answered(make_engine: MakeEngine) -> None:
     engine = make_engine()
     messages = [Message("system", "Be brief."), Message("user", "hello there")]
