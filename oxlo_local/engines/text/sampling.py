@@ -15,6 +15,7 @@ from typing import Protocol
 
 import llama_cpp.llama_cpp as C
 import numpy as np
+from msgspec.structs import replace
 
 from oxlo_local.calls import Sampling, TokenLogprob, TopLogprob
 from oxlo_local.engines.text.draw import draw, draws
@@ -23,6 +24,7 @@ from oxlo_local.engines.text.llama import F32, Llama, Row
 from oxlo_local.errors import BadRequest
 
 SEED_SPACE = 2**32 - 1  # libllama reads the largest value as "draw one"
+COLDEST = 1e-30  # temperature: a logit divided by less is no float any more
 MIROSTAT_CANDIDATES = 100  # tokens that version 1 fits its curve to; llama.cpp's own number
 
 
@@ -52,6 +54,8 @@ class Sampler:
         self._guide = guide
         self._chain: object | None = None  # a pointer, owned
         self._attached: int | None = None
+        if sampling.temperature < COLDEST:
+            sampling = replace(sampling, temperature=0.0)
         seed = secrets.randbelow(SEED_SPACE) if sampling.seed is None else sampling.seed + choice
         self._sampling = sampling
         self._greedy = plain_greedy(sampling)
@@ -68,7 +72,7 @@ class Sampler:
             if draws(sampling) and not self._for_backend:
                 self._random = np.random.default_rng(seed % SEED_SPACE)
             else:
-                self._chain = _chain(llama, sampling, seed % SEED_SPACE, prompt)
+                self._chain = chain(llama, sampling, seed % SEED_SPACE, prompt)
 
     def attach(self, slot: int) -> None:
         """Put the chain into the graph of `slot` where this request's samplers have a backend form."""
@@ -124,15 +128,16 @@ def plain_greedy(sampling: Sampling) -> bool:
     return sampling.temperature <= 0 and not moved and sampling.repeat_penalty == 1.0
 
 
-def _chain(llama: Llama, sampling: Sampling, seed: int, prompt: list[int]) -> object:
-    chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
+def chain(llama: Llama, sampling: Sampling, seed: int, prompt: list[int]) -> object:
+    """libllama's samplers for a request, as one; whoever asks frees it."""
+    made = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
     for sampler in (
         *_biases(llama, sampling),
         *_penalties(llama, sampling, prompt),
         *(_mirostat(llama, sampling, seed) if sampling.mirostat else _draw(sampling, seed)),
     ):
-        C.llama_sampler_chain_add(chain, sampler)
-    return chain
+        C.llama_sampler_chain_add(made, sampler)
+    return made
 
 
 def _biases(llama: Llama, sampling: Sampling) -> Iterator[object]:

@@ -304,6 +304,27 @@ def test_every_way_of_sampling_draws(make_engine: MakeEngine, sampling: Sampling
     assert answers.done("w").usage.completion_tokens > 0
 
 
+@pytest.mark.parametrize("presence", [0.0, 1e-9])
+def test_next_to_no_temperature_is_greedy(make_engine: MakeEngine, presence: float) -> None:
+    engine = make_engine()
+    texts = set()
+    for cold in (0.0, 1e-40, 5e-324, 1e-9):
+        sampling = Sampling(temperature=cold, presence_penalty=presence)
+        texts.add(drive(engine, [call("c", tokens(20, seed=1), sampling=sampling)]).texts["c", 0])
+    assert len(texts) == 1
+
+
+def test_penalties_look_back_on_a_prompt_that_came_from_the_cache(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    prompt = tokens(60, seed=1)
+    penalised = call("p", prompt, 30, sampling=Sampling(temperature=0, repeat_penalty=5.0, repeat_last_n=-1))
+    fresh, cached = drive(engine, [penalised]), drive(engine, [penalised])
+    assert cached.done("p").usage.cached_tokens == len(prompt) - 1
+    assert_same(fresh, cached, ("p", 0))
+    said = {tuple(score.bytes) for score in cached.logprobs["p", 0]}
+    assert said.isdisjoint(tuple(engine._llama.piece(token)) for token in prompt)
+
+
 def test_backend_sampling_draws_what_the_chain_draws(make_engine: MakeEngine) -> None:
     prompt = tokens(20, seed=1)
     for seed in range(3):

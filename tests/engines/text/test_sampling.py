@@ -1,12 +1,17 @@
-"""Log-probabilities, as OpenAI reports them. How tokens are drawn is tested through the engine."""
+"""Which samplers a request gets, and log-probabilities as OpenAI reports them.
+
+How tokens are drawn is tested through the engine.
+"""
 
 import math
 
+import llama_cpp.llama_cpp as C
 import numpy as np
 import pytest
 
 from oxlo_local.calls import Sampling
-from oxlo_local.engines.text.sampling import logprob, plain_greedy
+from oxlo_local.engines.text.sampling import chain, logprob, plain_greedy
+from tests.engines.text.conftest import MakeEngine
 
 
 class Words:
@@ -47,3 +52,28 @@ def test_huge_logits_do_not_overflow() -> None:
 )
 def test_plain_greedy_is_only_what_an_argmax_answers(sampling: Sampling, greedy: bool) -> None:
     assert plain_greedy(sampling) is greedy
+
+
+MOVED = {"logit_bias": {20: 1.0}, "repeat_penalty": 1.1, "presence_penalty": 0.1}
+FILTERED = {"top_k": 9, "typical_p": 0.9, "top_p": 0.9, "min_p": 0.1, "temperature": 0.7}
+
+
+@pytest.mark.parametrize(
+    ("asked", "samplers"),
+    [
+        (MOVED | FILTERED, "logit-bias penalties penalties top-k typical top-p min-p temp dist"),
+        ({"frequency_penalty": 0.1}, "penalties dist"),
+        ({"repeat_penalty": 1.1, "repeat_last_n": 0}, "dist"),
+        (FILTERED | {"mirostat": 1}, "temp mirostat"),
+        (MOVED | {"mirostat": 2}, "logit-bias penalties penalties temp mirostat-v2"),
+        (MOVED | FILTERED | {"temperature": 0}, "logit-bias penalties penalties greedy"),
+    ],
+)
+def test_each_parameter_has_its_sampler_in_llama_cpps_order(
+    make_engine: MakeEngine, asked: dict[str, float], samplers: str
+) -> None:
+    made = chain(make_engine()._llama, Sampling(**asked), 1, [20, 30])  # type: ignore[arg-type]
+    links = [C.llama_sampler_chain_get(made, place) for place in range(C.llama_sampler_chain_n(made))]
+    names = [C.llama_sampler_name(link).decode().lstrip("+?") for link in links]
+    C.llama_sampler_free(made)
+    assert " ".join(names) == samplers
