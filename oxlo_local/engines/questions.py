@@ -1,7 +1,7 @@
 """Calls that only ask about tokens: they need a model's vocabulary, but no slot and no decode.
 
-A short one is answered where it is taken, between two steps. A long one (megabytes of text take seconds) is answered
-on a thread of its own, beside the steps.
+A short one is answered where it is taken, between two steps. A long one (megabytes of text take seconds), and one about
+a chat, whose template may take its time, is answered on a thread of its own, beside the steps.
 """
 
 import sys
@@ -49,7 +49,7 @@ class Questions:
 
     def ask(self, call: TokenCall) -> None:
         """Take a question; its answer comes up with `answers`."""
-        if size(call) <= INLINE:
+        if not isinstance(call, PromptCall | CountCall) and size(call) <= INLINE:
             self._ready += self._answer(call)
         else:
             self._asked[call.id] = self._thread.submit(self._answer, call)
@@ -108,10 +108,8 @@ class Questions:
         return [Started(call.id, count, 0), answer, Done(call.id, Usage(prompt_tokens=count))]
 
 
-def size(call: TokenCall) -> int:
-    """Characters or tokens of a question; a turn of a chat counts as some, for the template's work on it."""
-    if isinstance(call, PromptCall | CountCall):
-        return sum(64 + len(message.content) for message in call.call.messages or ())
+def size(call: TokenizeCall | DetokenizeCall) -> int:
+    """Characters or tokens of a question."""
     return len(call.text if isinstance(call, TokenizeCall) else call.tokens)
 
 

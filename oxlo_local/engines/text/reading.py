@@ -64,14 +64,15 @@ class Reader:
     def size(call: TextCall) -> int:
         """Characters (or tokens) of prompt in a call; a turn counts as some, for the template's work on it."""
         chat = sum(TURN + weight(message) for message in call.messages or ())
-        chat += sum(TURN + len(tool.parameters) for tool in call.tools)
-        return chat + sum(map(len, call.prompts or ()))
+        chat += sum(TURN + len(tool.parameters) + len(tool.description or "") for tool in call.tools)
+        return chat + sum(map(len, call.prompts or ())) + len(call.suffix or "")
 
     def read(self, call: TextCall) -> list[Prompt]:
         """The prompts of a call. Raises OxloError for what the model cannot take."""
-        wrong = [token for token in call.sampling.logit_bias if not 0 <= token < self._llama.n_vocab]
-        if wrong:
-            raise BadRequest(f"this model has no token {wrong[0]}: {self._ids()}", param="logit_bias")
+        biases = call.sampling.logit_bias
+        self._llama.check_tokens(list(biases), param="logit_bias")
+        if len(biases) == self._llama.n_vocab and max(biases.values()) <= -100:
+            raise BadRequest("'logit_bias' bans every token of this model", param="logit_bias")
         if call.messages is not None:
             return [self._chat(call, call.messages)]
         return [self._completion(call, prompt) for prompt in call.prompts or ()]
@@ -95,9 +96,6 @@ class Reader:
                 "([models.NAME.options] chat_template)",
                 param="messages",
             )
-
-    def _ids(self) -> str:
-        return f"token ids run from 0 to {self._llama.n_vocab - 1}"
 
     # -- chat ---------------------------------------------------------------------------------------------------------
 
@@ -160,8 +158,11 @@ class Reader:
         return text.removeprefix(self._bos) if self._bos and self._llama.adds_bos else text
 
     def _fits(self, call: TextCall, text: str) -> bool:
+        context = self._llama.context_length
+        if len(text) // self._llama.longest_piece >= context:
+            return False
         count = len(self._llama.tokenize(text, special=True, add_special=True))
-        return count + (call.max_tokens or 1) <= self._llama.context_length
+        return count + min(call.max_tokens or 1, context // 2) <= context
 
     # -- completions --------------------------------------------------------------------------------------------------
 
@@ -171,9 +172,7 @@ class Reader:
                 return self._infill(call, prompt, call.suffix)
             head = self._cut_text(call, prompt)
             return Prompt(self._tokens(head, param="prompt", truncate=self._keep(call)), head)
-        wrong = [token for token in prompt if not 0 <= token < self._llama.n_vocab]
-        if wrong:
-            raise BadRequest(f"this model has no token {wrong[0]}: {self._ids()}", param="prompt")
+        self._llama.check_tokens(prompt, param="prompt")
         if call.suffix:
             raise UnsupportedValue("suffix needs the prompt as text, not as tokens", param="suffix")
         tokens = self._checked(prompt, param="prompt", truncate=self._keep(call))
@@ -186,6 +185,9 @@ class Reader:
             raise UnsupportedValue(
                 "this model has no fill-in-the-middle tokens: leave suffix out", param="suffix"
             )
+
+        self._bound(prompt, param="prompt")
+        self._bound(suffix, param="suffix")
 
         def plain(text: str) -> list[int]:
             return self._llama.tokenize(text, special=False, add_special=False)
@@ -213,9 +215,13 @@ class Reader:
     def _tokens(self, text: str, *, param: str, truncate: int | None = None) -> list[int]:
         if truncate is None:
             self._bound(text, param=param)
-        return self._checked(
-            self._llama.tokenize(text, special=True, add_special=True), param=param, truncate=truncate
-        )
+        tokens = self._llama.tokenize(text, special=True, add_special=True)
+        if truncate is not None and len(tokens) > truncate and self._llama.adds_bos:
+            tokens = [
+                tokens[0],
+                *tokens[len(tokens) - truncate + 1 :],
+            ]  # many models are lost without their BOS
+        return self._checked(tokens, param=param, truncate=truncate)
 
     def _bound(self, text: str, *, param: str) -> None:
         """Refuse what no tokenizer could make fit: tokenising tens of megabytes takes minutes."""

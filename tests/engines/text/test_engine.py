@@ -7,6 +7,8 @@ import pytest
 
 from oxlo_local.calls import Done, Failed, Finished, Message, Sampling, Started, Text, TextCall
 from oxlo_local.engines.text.engine import TextEngine
+from oxlo_local.engines.text.intake import INLINE
+from oxlo_local.engines.text.reading import Reader
 from oxlo_local.random_model import Architecture
 from tests.engines.text.conftest import Answers, MakeEngine, drive
 
@@ -14,6 +16,7 @@ GREEDY = Sampling(temperature=0)
 # ln(probability) in f32. A batch of another shape rounds otherwise: test_llama measures by how much in
 # libllama's own batched run. A cache that is off by one token differs by 0.1 and more.
 CLOSE = 1e-3
+BAN_ALL = dict.fromkeys(range(512), -100.0)
 KINDS: list[Architecture] = ["llama", "gemma2", "mamba", "jamba"]
 
 
@@ -176,6 +179,14 @@ def test_a_huge_prompt_is_read_on_the_side(make_engine: MakeEngine) -> None:
     assert answers.failed("big").code == "context_length_exceeded"
     assert "1024" in answers.failed("big").message
     assert answers.done("small").usage.completion_tokens == 12
+
+
+def test_a_huge_suffix_is_refused_on_the_side(make_engine: MakeEngine) -> None:
+    huge = call("big", "x", suffix="word " * 5_000_000)
+    assert Reader.size(huge) > INLINE
+    failed = drive(make_engine(), [huge]).failed("big")
+    assert (failed.code, failed.param) == ("context_length_exceeded", "suffix")
+    assert "at least" in failed.message, "without tokenising it"
 
 
 # -- the cache is full ----------------------------------------------------------------------------------------------
@@ -418,6 +429,7 @@ def test_a_chat_is_rendered_and_answered(make_engine: MakeEngine) -> None:
         ({"prompt": [1, 9999]}, "invalid_value", "prompt"),
         ({"prompt": [1] * 1024}, "context_length_exceeded", "prompt"),
         ({"prompt": "a", "sampling": Sampling(logit_bias={600: 1.0})}, "invalid_value", "logit_bias"),
+        ({"prompt": "a", "sampling": Sampling(logit_bias=BAN_ALL)}, "invalid_value", "logit_bias"),
         ({"prompt": "a", "stop": [""]}, "invalid_value", "stop"),
     ],
 )
@@ -434,3 +446,19 @@ def test_truncation_keeps_the_end_of_the_prompt(make_engine: MakeEngine) -> None
     assert answers.done("t").usage.prompt_tokens == 1000
     fresh = drive(make_engine(parallel=1), [call("t", prompt[-1000:], 24)])
     assert_same(fresh, answers, ("t", 0))
+
+
+def test_truncation_of_a_text_keeps_the_token_that_begins_every_text(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    llama, text = engine._llama, "the end of a long story " * 300
+    (prompt,) = engine._reader.read(TextCall("t", prompts=[text], truncate=True, max_tokens=24))
+    assert (len(prompt.tokens), prompt.tokens[0]) == (1000, llama.bos)
+    assert text.endswith(b"".join(map(llama.piece, prompt.tokens[1:])).decode())
+
+
+def test_truncation_makes_room_although_more_is_asked_for_than_the_context_holds(
+    make_engine: MakeEngine,
+) -> None:
+    turns = [Message("user", f"number {i}: tell me a story") for i in range(200)]
+    long = TextCall("c", messages=turns, sampling=GREEDY, max_tokens=5000, stop=["e"], truncate=True)
+    assert 256 < drive(make_engine(), [long]).done("c").usage.prompt_tokens <= 512
