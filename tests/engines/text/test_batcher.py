@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oxlo_local.engines.text.batcher import Piece, Work, graphs, plan
+from oxlo_local.engines.text.batcher import SCORED, Piece, Work, graphs, plan
 
 
 def prompt(slot: int, length: int, *, computed: int = 0, stop: int | None = None) -> Work:
@@ -54,8 +54,13 @@ def test_a_prefill_pauses_where_a_follower_wants_to_copy() -> None:
 
 
 def test_every_row_is_wanted_for_a_scored_prompt() -> None:
-    work = Work(0, 0, 40, 40, generating=False, every_logit=True)
-    assert plan([work], batch=512, chunk=64)[0].outputs == "all"
+    work = Work(0, 0, 20, 20, generating=False, every_logit=True)
+    assert plan([work], batch=512, chunk=64) == [Piece(0, 0, 20, "all")]
+
+
+def test_a_scored_prompt_comes_in_small_pieces() -> None:
+    work = Work(0, 40, 400, 400, generating=False, every_logit=True)
+    assert plan([work], batch=512, chunk=64) == [Piece(0, 40, SCORED, "all")]
 
 
 def test_a_few_next_tokens_get_a_graph_each_and_many_share_one() -> None:
