@@ -17,6 +17,7 @@ token that a stop string has cut, in whole or in part, is never released.
 from codecs import utf_8_decode
 from collections import deque
 from collections.abc import Sequence
+from functools import lru_cache
 
 from oxlo_local import errors
 
@@ -65,6 +66,12 @@ class StopAutomaton:
         return self._next[state].get(character, 0)
 
 
+@lru_cache(8)
+def automaton(stop: tuple[str, ...]) -> StopAutomaton:
+    """The automaton of these stop strings: the choices of a call, of which there may be thousands, share one."""
+    return StopAutomaton(stop)
+
+
 class TextOutput:
     """The text of one choice, as its tokens come.
 
@@ -83,7 +90,7 @@ class TextOutput:
         """A stop string was met: the text is complete, and whatever is fed now is ignored."""
         self.met: str | None = None
         """The stop string that was."""
-        self._stop = StopAutomaton(stop) if stop else None
+        self._stop = automaton(tuple(stop)) if stop else None
         self._state = 0
         self._tail = b""  # an incomplete character
         self._held = ""  # what may become a stop string

@@ -107,7 +107,12 @@ def test_the_stop_that_completes_first_wins_and_then_the_longest() -> None:
 
 @pytest.mark.parametrize(
     ("text", "stop", "met"),
-    [("xabcdx", ["bc", "abcd"], "bc"), ("xabc", ["bc", "abc"], "abc"), ("xab", ["abc"], None), ("x", [], None)],
+    [
+        ("xabcdx", ["bc", "abcd"], "bc"),
+        ("xabc", ["bc", "abc"], "abc"),
+        ("xab", ["abc"], None),
+        ("x", [], None),
+    ],
 )
 def test_it_says_which_stop_was_met(text: str, stop: list[str], met: str | None) -> None:
     output = TextOutput(stop)
@@ -171,6 +176,15 @@ def test_the_cost_of_a_token_does_not_grow_with_the_text_or_the_stop() -> None:
             output.feed(b"aaaa")
         times.append(time.process_time() - began)
     assert min(times[5:]) < 4 * min(times[:3])
+
+
+def test_the_choices_of_a_call_share_what_its_stop_strings_cost() -> None:
+    stop = ["".join(map(chr, range(32, 32 + STOP_CHARACTERS)))]
+    began = time.process_time()
+    outputs = [TextOutput(stop) for _ in range(2000)]
+    assert time.process_time() - began < 1  # 2000 automata took 6 s
+    assert [output.feed(stop[0][:5].encode()) for output in outputs[:2]] == ["", ""]
+    assert outputs[0].feed(stop[0][5:].encode()) == "" and outputs[0].stopped and not outputs[1].stopped
 
 
 def test_plain_text_costs_next_to_nothing() -> None:
