@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oxlo_local.engines.text.prefix import Follow, Place, Slot, common, place
+from oxlo_local.engines.text.prefix import WORTH_COPYING, Follow, Place, Slot, common, place
 
 
 def anything(slot: Slot, keep: int) -> bool:
@@ -96,6 +96,17 @@ def test_packed_a_cache_in_the_way_moves_to_the_oldest_slot() -> None:
         Slot(4, [6], used=1),
     ]
     assert place([1, 2], table, anything, packed=True) == Place(2, 2, 0, save=4)
+
+
+def test_packed_a_few_tokens_are_computed_rather_than_copied() -> None:
+    table = slots(list(range(50)), [7] * 50)
+    tokens = [*range(WORTH_COPYING - 1), 777]
+    assert place(tokens, table[:1], anything, packed=True) == Place(0, 0, WORTH_COPYING - 1), (
+        "cut where it is"
+    )
+    assert place(tokens, table, anything, packed=True) == Place(1, 1, 0)
+    assert place(tokens, table, anything) == Place(1, 0, WORTH_COPYING - 1), "where a copy costs nothing"
+    assert place([*range(WORTH_COPYING), 777], table, anything, packed=True) == Place(1, 0, WORTH_COPYING)
 
 
 def test_packed_a_conversation_moves_next_to_the_running_one() -> None:
