@@ -36,9 +36,7 @@ def draw(logits: F32, sampling: Sampling, uniform: float) -> int:
     weights *= 1 / sampling.temperature
     np.exp(weights, out=weights)
     place = pick(weights, uniform)
-    if not weights[
-        place
-    ]:  # sums in two precisions may part at a block's end; what a constraint forbids weighs 0
+    if not weights[place]:  # sums in two precisions may part at a block's end; what is forbidden weighs 0
         place = int(weights.argmax())
     return place if ids is None else int(ids[place])
 

@@ -45,9 +45,8 @@ class Guide:
         self._matcher = matcher
         self._n_vocab = n_vocab
         self._param = param
-        self._mask: NDArray[np.int32] = np.zeros(
-            (n_vocab + 31) // 32, np.int32
-        )  # a bit for each token that may come
+        # A bit for each token that may come.
+        self._mask: NDArray[np.int32] = np.zeros((n_vocab + 31) // 32, np.int32)
         self._forbidden: NDArray[np.bool_] = np.zeros(n_vocab, np.bool_)
         self._known = False  # whether the mask is that of the next token
         self._begun = False
@@ -116,6 +115,8 @@ class Grammars:
         key = (constraint.kind, constraint.text)
         with self._lock:
             matcher = self._kept.get(key)
+            if matcher is not None:
+                self._kept.move_to_end(key)
         if matcher is None:
             matcher = self._compile(constraint)
             with self._lock:

@@ -4,7 +4,7 @@ A megabyte of prompt takes longer than a step to render and tokenise, and so may
 since one that waits for a compiler must not hold up one that only has to be read.
 """
 
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from oxlo_local.calls import TextCall
@@ -68,8 +68,8 @@ class Intake:
         return len(self._calls)
 
     def wait(self, seconds: float) -> None:
-        """Until all calls here have been read, or the time is up."""
-        wait([future for _, future in self._calls.values()], timeout=seconds)
+        """Until one of the calls here has been read, or the time is up."""
+        wait([future for _, future in self._calls.values()], timeout=seconds, return_when=FIRST_COMPLETED)
 
     def close(self) -> bool:
         """End the threads; whether the model may be freed then."""
