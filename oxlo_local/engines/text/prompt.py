@@ -276,9 +276,8 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         self.filters["tojson"] = to_json
         self.globals["raise_exception"] = raise_exception
         self.globals["strftime_now"] = lambda form: clock().strftime(form)
-        self._rendering = (
-            threading.local()
-        )  # long prompts are rendered beside the steps, on threads of their own
+        # Long prompts are rendered beside the steps, on threads of their own.
+        self._rendering = threading.local()
         self._accesses = 0
 
     def start_clock(self) -> None:
