@@ -73,6 +73,10 @@ class Run:
         """Whether output has reached this process: from then on a client that leaves pays."""
         return self._stream.first_output_at is not None
 
+    def leave(self) -> None:
+        """The client has left, now: its slot is freed, and output that comes later is none that it pays for."""
+        self._stream.cancel()
+
     def __aiter__(self) -> "Run":
         return self
 

@@ -107,6 +107,7 @@ class Feed:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self._gone = True
+        self._run.leave()  # at this moment: whether it pays must not hang on what comes before the row is closed
         self._wake()
 
     def _listen(self, silence: float) -> None:

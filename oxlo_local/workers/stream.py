@@ -52,8 +52,10 @@ class Stream:
         self._reader: asyncio.Future[None] | None = None
 
     def push(self, event: Event, now: float) -> None:
-        """Take the call's next event; whatever follows the terminal one is dropped."""
-        if self.terminal is not None:
+        """Take the call's next event. What follows the terminal one is dropped, and what comes when nobody waits any
+        more: how the call stood when its reader left is how it stands.
+        """
+        if self.terminal is not None or self._abandoned:
             return
         if isinstance(event, Started):
             self.started_at = now
@@ -65,8 +67,6 @@ class Stream:
             self.first_output_at = now
         if isinstance(event, Output):
             self.completion_tokens += event.tokens
-        if self._abandoned:
-            return
         self._unread.append(event)
         if len(self._unread) > self._bound:
             self._unread = joined(self._unread)

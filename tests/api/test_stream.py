@@ -9,10 +9,10 @@ import pytest
 from starlette.types import Message
 
 from oxlo_local.api.stream import READ_AHEAD, Feed
-from oxlo_local.calls import Done, EchoOptions, Event, Failed, Finished, Text, Usage
+from oxlo_local.calls import Done, EchoOptions, Event, Failed, Finished, Started, Text, Usage
 from oxlo_local.catalogue import Model
 from oxlo_local.errors import Cancelled, OxloError
-from oxlo_local.inference import Run
+from oxlo_local.inference import Run, closing
 from oxlo_local.ledger import Entry
 from oxlo_local.server import Readers
 from oxlo_local.workers.stream import Stream
@@ -119,11 +119,14 @@ def test_a_client_that_leaves_a_whole_answer_is_noticed(start_site: StartSite) -
 # -- the feed ----------------------------------------------------------------------------------------------------------
 
 
+ENTRY = Entry("e_1", 1, 1000, 0.0)
+
+
 def run_of(*events: Event) -> Run:
     stream = Stream("c", lambda: None)
     for event in events:
         stream.push(event, 0.0)
-    return Run(Entry("e_1", 1, 1000, 0.0), Model(id="m"), [], stream)
+    return Run(ENTRY, Model(id="m"), [], stream)
 
 
 async def stays() -> Message:
@@ -228,6 +231,27 @@ async def test_a_feed_ends_when_the_client_has_left() -> None:
     async with Feed(run_of(), leaves, lambda event: None, None) as feed:
         with pytest.raises(Cancelled):
             await anext(feed)
+
+
+@pytest.mark.parametrize(
+    ("before", "closed"),
+    [(Started("c", 1, 0), ("refunded", "cancelled")), (Text("c", 0, "a", 1), ("settled", "cancelled"))],
+    ids=["no output", "output"],
+)
+async def test_what_comes_after_the_client_has_left_changes_nothing(
+    before: Event, closed: tuple[str, str]
+) -> None:
+    """However soon after: between the client's leaving and the closing of its row the worker goes on."""
+    told: list[str] = []
+    stream = Stream("c", lambda: told.append("cancel"))
+    stream.push(before, 0.0)
+    async with Feed(Run(ENTRY, Model(id="m"), [], stream), leaves, lambda event: None, None) as feed:
+        with pytest.raises(Cancelled):
+            while True:
+                await anext(feed)
+        for event in (*said(1), Failed("c", "cancelled", "told so")):
+            stream.push(event, 1.0)
+    assert closing(stream, Cancelled("left")) == closed and told == ["cancel"]
 
 
 async def test_silence_is_an_empty_batch() -> None:
