@@ -35,7 +35,7 @@ from oxlo_local import claims, instance
 from oxlo_local.claims import FREE, HELD, Demand, Found
 from oxlo_local.config import Settings
 from oxlo_local.db import Connection, Database, SortableIds
-from oxlo_local.errors import IdempotencyExpired, LedgerUnavailable
+from oxlo_local.errors import IdempotencyExpired, LedgerUnavailable, ShuttingDown
 from oxlo_local.ledger import Entry
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,7 @@ class Replays:
         self._clock = clock
         self._ids = SortableIds("c")
         self._turns: dict[bytes, _Turn] = {}
+        self._stopping = False
         self._owed: list[str] = []  # claims that could not be given back yet
         self._size = 0  # bytes in the folder, as far as known
         self._scanned: float | None = None
@@ -115,7 +116,7 @@ class Replays:
     async def claim(self, demand: Demand) -> Claim | Answer:
         """The right to run this request, or the answer that it has had; waits while another runs it.
 
-        Raises IdempotencyConflict, IdempotencyExpired, LedgerUnavailable.
+        Raises IdempotencyConflict, IdempotencyExpired, ShuttingDown, LedgerUnavailable.
         """
         while (running := self._turns.get(demand.scope)) is not None:
             await running.known.wait()
@@ -149,6 +150,8 @@ class Replays:
             if found is not HELD:
                 return found
             while found is HELD:
+                if self._stopping:
+                    raise ShuttingDown("the server is shutting down; another one runs this request")
                 await asyncio.sleep(LOOK_SECONDS)
                 found = await self._db.read(partial(self._look_in, claim.demand, self._since_ms()))
 
@@ -157,6 +160,10 @@ class Replays:
 
     def _look_in(self, demand: Demand, since_ms: int, connection: Connection) -> Found:
         return claims.look(connection, demand, since_ms, self._lives)
+
+    def stop(self) -> None:
+        """The server ends: nobody waits any longer for what another process runs."""
+        self._stopping = True
 
     def end(self, claim: Claim) -> None:
         """The request is over, and its entry closed: its answer stands, or whoever waits for it may run."""

@@ -284,6 +284,7 @@ class House:
         if cut:
             say("ending at once")
             await self.fleet.stop(0)
+        self.replays.stop()
         readers.patience = LAST_PATIENCE
         await within(FLUSH_SECONDS if not cut else 1.0, self.inference.quiet())
         http.should_exit = True

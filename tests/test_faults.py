@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -273,3 +274,25 @@ def test_a_drain_does_not_wait_for_clients_that_stopped_reading(
         assert time.monotonic() - began < 4
     assert "Traceback" not in server.log and " 499 " in server.log
     assert [row["status"] for row in server.rows()] != ["open"]
+
+
+def test_one_who_waits_for_what_another_server_runs_is_told_at_the_end(
+    start_server: StartServer, long_winded: Path, home: Path
+) -> None:
+    first, second = (start_server(str(long_winded), home=home) for _ in range(2))
+    asked, headers = body(first, 3500), {"idempotency-key": "one"}
+    with ThreadPoolExecutor(2) as threads:
+
+        def ask(server: RunningServer) -> Future[httpx.Response]:
+            path = f"{server.base_url}/completions"
+            return threads.submit(httpx.post, path, json=asked, headers=headers, timeout=60)
+
+        ask(first)
+        until(lambda: [row["status"] for row in first.rows()] == ["open"])
+        waiting = ask(second)
+        until(lambda: "oxlo_requests_in_flight 2.0" in httpx.get(f"{second.url}/metrics").text)
+        second.process.send_signal(signal.SIGTERM)
+        answer = waiting.result()
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "shutting_down")
+        assert second.process.wait(20) == 0
+        first.stop(signal.SIGKILL)

@@ -12,7 +12,7 @@ import pytest_asyncio
 from oxlo_local.claims import Demand
 from oxlo_local.config import Settings
 from oxlo_local.db import Database
-from oxlo_local.errors import IdempotencyConflict, IdempotencyExpired, LedgerUnavailable
+from oxlo_local.errors import IdempotencyConflict, IdempotencyExpired, LedgerUnavailable, ShuttingDown
 from oxlo_local.ledger import Ask, Entry, Ledger, Outcome
 from oxlo_local.replays import SCAN_SECONDS, Answer, Claim, Replays
 from tests.conftest import Clock
@@ -143,6 +143,21 @@ async def test_two_processes_wait_for_each_other(desk: Desk, home: Path, clock: 
         assert isinstance(await waiting, Claim)
     finally:
         await other.close()
+
+
+async def test_nobody_waits_for_another_process_beyond_the_end_of_this_one(
+    desk: Desk, home: Path, clock: Clock
+) -> None:
+    other = await Desk(home, clock).open()
+    claim = await desk.claimed(demand())
+    waiting = [asyncio.create_task(other.replays.claim(demand())) for _ in range(3)]
+    other.replays.stop()
+    async with asyncio.timeout(10):
+        ends = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(end) for end in ends] == [ShuttingDown] * 3
+    entry = await desk.carry_out(claim)
+    assert await other.replays.claim(demand()) == answer_of(entry)
+    await other.close()
 
 
 async def test_a_conflict_is_told_to_the_one_who_is_wrong(desk: Desk) -> None:

@@ -7,6 +7,8 @@ goes through the endpoint instead, and the answer that was kept is sent.
 
 A client that leaves after the first output has paid for its answer. Without a key the rest would be of no use to
 anybody; with one the client is expected back, so it is not told to the endpoint, and the answer is completed and kept.
+
+Whoever waits for another's turn waits as long as that may take, but not beyond `request_timeout`, nor the server's end.
 """
 
 import asyncio
@@ -20,8 +22,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from oxlo_local.api.exchange import Exchange, State, exchange_of
 from oxlo_local.claims import LONGEST_KEY, Demand, scope_of
-from oxlo_local.errors import BadRequest, Cancelled
-from oxlo_local.replays import Answer, Claim, Replays
+from oxlo_local.errors import BadRequest, Cancelled, TimedOut
+from oxlo_local.replays import Answer, Claim
 
 HEADER = "idempotency-key"
 _VISIBLE = re.compile(rf"[!-~]{{1,{LONGEST_KEY}}}")
@@ -50,14 +52,15 @@ def key_of(request: Request) -> str | None:
 async def once(app: ASGIApp, state: State, key: str, scope: Scope, receive: Receive, send: Send) -> None:
     """Run `app` for this request unless it has been run under the same key before.
 
-    Raises IdempotencyConflict, IdempotencyExpired, Cancelled, LedgerUnavailable, and what `app` raises.
+    Raises IdempotencyConflict, IdempotencyExpired, Cancelled, TimedOut, ShuttingDown, LedgerUnavailable, and what `app`
+    raises.
     """
     request = Request(scope)
     exchange = exchange_of(request)
     caller = exchange.caller
     assert caller is not None
     turn = Turn(
-        state.replays,
+        state,
         exchange,
         scope_of(caller.key_id, exchange.endpoint, key),
         Fingerprint(request.headers.get("content-type", "")),
@@ -85,14 +88,15 @@ class Turn:
 
     def __init__(
         self,
-        replays: Replays,
+        state: State,
         exchange: Exchange,
         scope: bytes,
         fingerprint: "Fingerprint",
         receive: Receive,
         send: Send,
     ) -> None:
-        self._replays = replays
+        self._replays = state.replays
+        self._request_timeout = state.settings.request_timeout
         self._exchange = exchange
         self._scope = scope
         self._fingerprint = fingerprint
@@ -102,16 +106,16 @@ class Turn:
         self._status = 0
         self._headers: list[tuple[bytes, bytes]] = []
         self._body = bytearray()
-        self._noting = True
+        self._noting = state.replays.largest > 0
 
     # -- in ------------------------------------------------------------------------------------------------------------
 
     async def receive(self) -> Message:
-        """The request's next message. Raises Repeated, IdempotencyConflict, IdempotencyExpired, LedgerUnavailable."""
+        """The request's next message. Raises Repeated, and what `once` raises."""
         message = await self._receive()
         if message["type"] == "http.disconnect":
             run = self._exchange.run
-            if self._claim is not None and run is not None and run.has_output:
+            if self._claim is not None and self._noting and run is not None and run.has_output:
                 self._exchange.client_left = True
                 await asyncio.Event().wait()  # until the endpoint has its answer, and listens no longer
             return message
@@ -125,7 +129,8 @@ class Turn:
         claiming = asyncio.create_task(self._replays.claim(demand))
         leaving = asyncio.create_task(self._until_gone())
         try:
-            await asyncio.wait((claiming, leaving), return_when=asyncio.FIRST_COMPLETED)
+            limit = self._request_timeout or None  # 0 = as long as it takes
+            await asyncio.wait((claiming, leaving), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         finally:
             leaving.cancel()
             claiming.cancel()  # does nothing to one that is done
@@ -133,6 +138,11 @@ class Turn:
             if not claiming.cancelled() and claiming.exception() is None:
                 found = claiming.result()
                 self._claim = found if isinstance(found, Claim) else None
+        if claiming.cancelled() and leaving.cancelled():
+            raise TimedOut(
+                "Another request under this Idempotency-Key has run for longer than request_timeout "
+                f"({self._request_timeout:g} s). Send it again: it will not be charged twice."
+            )
         if claiming.cancelled():
             raise Cancelled("the client left while another request ran under its Idempotency-Key")
         found = claiming.result()

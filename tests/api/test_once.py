@@ -1,6 +1,7 @@
 """Idempotency-Key over real HTTP: one charge and one answer, whatever happens to server and client in between."""
 
 import asyncio
+import hashlib
 import json
 import random
 import re
@@ -22,7 +23,10 @@ from typer.testing import CliRunner
 from oxlo_local.api.app import ROUTES
 from oxlo_local.api.once import Fingerprint
 from oxlo_local.calls import EchoOptions
+from oxlo_local.claims import Demand, scope_of
 from oxlo_local.cli import app as cli
+from oxlo_local.keys import LOCAL
+from oxlo_local.replays import Claim
 from tests.api.conftest import Site, StartSite, chat_body, connect, site_of
 from tests.api.crash_site import STEPS
 from tests.conftest import ROOT, RunningServer, gone, until
@@ -240,6 +244,40 @@ def test_an_answer_whose_client_left_is_completed_for_its_return(start_site: Sta
     assert again.text.count("three") == 20 and ("[DONE]" in again.text) == stream
     (row,) = site.rows()
     assert (row["status"], row["error_code"], row["completion_tokens"]) == ("settled", None, 60)
+
+
+def test_one_who_waits_is_told_when_its_time_is_over(start_site: StartSite) -> None:
+    site = start_site(request_timeout=0.5)
+    body = json.dumps(chat_body()).encode()
+    headers = {"idempotency-key": "stuck", "content-type": "application/json"}
+    replays = site.state.replays
+    demand = Demand(scope_of(LOCAL, CHAT, "stuck"), hashlib.sha256(body).digest())
+    first = site.run(replays.claim(demand))
+    assert isinstance(first, Claim)
+    answer = site.client.post(CHAT, content=body, headers=headers)
+    judge("ErrorResponse", answer.json())
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
+    assert answer.headers["retry-after"] == "1"
+
+    async def end() -> None:
+        replays.end(first)
+
+    site.run(end())
+    assert site.client.post(CHAT, content=body, headers=headers).status_code == 200
+    assert statuses(site) == ["settled"]
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_an_answer_that_cannot_be_kept_is_not_completed_for_nobody(
+    start_site: StartSite, stream: bool
+) -> None:
+    site = start_site(SLOW, idempotency_max_bytes=0)
+    before = site.fleet.status()[0].gauges.generated_tokens
+    link = send_under(site, "gone", chat_body(max_tokens=100_000, stream=stream))
+    until(lambda: site.fleet.status()[0].gauges.generated_tokens > before + 3)
+    link.close()
+    until(lambda: statuses(site) == ["settled"])
+    assert site.rows()[0]["error_code"] == "cancelled"
 
 
 async def test_a_crowd_that_leaves_and_comes_back_is_charged_once_for_each_key(start_site: StartSite) -> None:
