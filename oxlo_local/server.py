@@ -21,14 +21,18 @@ from contextlib import asynccontextmanager, closing, contextmanager
 from typing import Any
 
 import msgspec
-import uvicorn
 from msgspec import Struct
-from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
 
 from oxlo_local import __version__, audit, hardware, lineup, log
-from oxlo_local.api.app import ROUTES, State, create_app, not_http
+from oxlo_local.api.app import ROUTES, State, create_app
+from oxlo_local.api.connections import (
+    BACKLOG,
+    FLUSH_SECONDS,
+    HttpServer,
+    Readers,
+    http_config,
+    loop_factory,
+)
 from oxlo_local.api.rehearsal import rehearse
 from oxlo_local.catalogue import Catalogue
 from oxlo_local.config import Settings
@@ -43,11 +47,7 @@ from oxlo_local.store import Store
 from oxlo_local.workers.supervisor import Fleet
 
 SWEEP_SECONDS = 5.0
-FLUSH_SECONDS = 3.0  # for the last bytes of answers whose calls have ended
-LOOK_SECONDS = 0.25
 LAST_PATIENCE = 0.5  # with clients that take nothing while the server ends
-KEEP_ALIVE_SECONDS = 75
-BACKLOG = 2048
 FILES_MAX = 65_536
 
 logger = logging.getLogger(__name__)
@@ -56,10 +56,7 @@ logger = logging.getLogger(__name__)
 def run(settings: Settings, models: Sequence[str]) -> int:
     """Serve until a signal; returns the exit status. Raises OxloError for whatever keeps it from starting."""
     allow_many_connections()
-    loop_factory = uvicorn.Config(
-        _nothing, loop="auto", log_config=None
-    ).get_loop_factory()  # uvloop where it is installed
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(serve(settings, models))
 
 
@@ -82,72 +79,6 @@ def say(line: str) -> None:
     with contextlib.suppress(BrokenPipeError):
         sys.stderr.write(f"oxlo: {line}\n")
         sys.stderr.flush()
-
-
-class HttpServer(uvicorn.Server):
-    """uvicorn without its hands on the signals."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signals to `Signals`."""
-        yield
-
-    def connections(self) -> list["Http"]:
-        """All that are open."""
-        return [each for each in self.server_state.connections if isinstance(each, Http)]
-
-    def cut_off(self) -> None:
-        """End every connection at once, whatever is under way on it."""
-        for connection in self.connections():
-            connection.transport.abort()
-
-
-class Http(HttpToolsProtocol):
-    """uvicorn's HTTP with the one error shape also for what is no HTTP."""
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer and close."""
-        self.transport.write(not_http())
-        self.transport.close()
-
-    def stuck_bytes(self) -> int:
-        """What waits for the client while nothing is added to it: less of it is left only if the client takes some."""
-        if not self.flow.write_paused and self.cycle is not None and not self.cycle.response_complete:
-            return 0
-        return self.transport.get_write_buffer_size()
-
-
-class Readers:
-    """Cuts off clients that have stopped taking their answers without closing, as if they had left.
-
-    One look at all connections, now and then, instead of a timer for each write. It also finds connections that wait
-    for the end of an answer which was complete long ago.
-    """
-
-    def __init__(self, http: HttpServer, patience: float) -> None:
-        """`patience` is in seconds, and may be changed at any time."""
-        self.patience = patience
-        self._http = http
-        self._stuck: dict[Http, tuple[int, float]] = {}  # how many bytes, and since when
-
-    async def watch(self) -> None:
-        """Look for as long as the server lives."""
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            self.look(time.monotonic())
-
-    def look(self, now: float) -> None:
-        """Cut off those that have taken nothing for as long as `patience`."""
-        seen, self._stuck = self._stuck, {}
-        for connection in self._http.connections():
-            size = connection.stuck_bytes()
-            before, since = seen.get(connection, (size, now))
-            if size == 0:
-                continue
-            if size == before and now - since >= self.patience:
-                connection.transport.abort()
-            else:
-                self._stuck[connection] = (size, since if size == before else now)
 
 
 class Signals:
@@ -249,7 +180,7 @@ class House:
     async def _until_ready(self) -> None:
         """Every model has answered its warm-up, and then as clients will ask it. Raises ModelNotLoaded."""
         await self._until_loaded()
-        await rehearse(self.state, speak)
+        await rehearse(self.state)
         # What has been made by now stays: a full collection in the middle of an answer would look through all of it.
         gc.collect()
         gc.freeze()
@@ -371,28 +302,6 @@ def url_of(listener: socket.socket) -> str:
     return f"http://{host}:{port}"
 
 
-def http_config(app: ASGIApp) -> uvicorn.Config:
-    """uvicorn as we run it: no lifespan, no logs of its own, no trust in forwarding headers."""
-    return uvicorn.Config(
-        app,
-        http=Http,
-        lifespan="off",
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=int(2 * FLUSH_SECONDS),  # `House` cuts off what is left before that
-    )
-
-
-def speak(app: ASGIApp) -> Http:
-    """The HTTP of one connection that no listener has accepted."""
-    return Http(http_config(app), ServerState(), {})
-
-
 class _Left(Struct):
     """The file that commands find a running server by (`client.ServeFile` reads it)."""
 
@@ -459,7 +368,3 @@ async def within(seconds: float, wait: Coroutine[Any, Any, Any] | asyncio.Future
     """Wait, but not for ever."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(wait, seconds)
-
-
-async def _nothing(scope: object, receive: object, send: object) -> None:
-    """An application for a uvicorn.Config that is only asked about the loop."""

@@ -93,12 +93,12 @@ LIBRARY_ROOMS: dict[str, tuple[str, ...]] = {
     "psutil": ("hardware.py",),
     "rich": ("cli/",),
     "sqlite3": ("db.py",),
-    "starlette": ("api/", "server.py"),
+    "starlette": ("api/",),
     "subprocess": ("hardware.py", "launch.py"),
     "torch": (),
     "tqdm": ("hub.py",),
     "typer": ("cli/",),
-    "uvicorn": ("server.py",),
+    "uvicorn": ("api/connections.py",),
 }
 
 # Decisions: facts in, a plan out. They look at no clock, file, process or log.

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 
 from oxlo_local import keys
 from oxlo_local.api.app import create_app
+from oxlo_local.api.connections import speak
 from oxlo_local.api.exchange import State
 from oxlo_local.db import Database
 from oxlo_local.inference import Inference
@@ -33,8 +34,8 @@ SECONDS = 30.0  # a model that takes longer is not waited for: its own warm-up h
 log = logging.getLogger(__name__)
 
 
-async def rehearse(state: State, speak: Callable[[ASGIApp], asyncio.Protocol]) -> None:
-    """Ask every ready model. `speak` makes the HTTP protocol of one connection; what fails is logged, never raised."""
+async def rehearse(state: State) -> None:
+    """Ask every ready model. What fails is logged, never raised."""
     try:
         async with asyncio.timeout(SECONDS), _twin(state) as app:
             for request in _requests(state):

@@ -20,6 +20,7 @@ import msgspec
 import pytest
 
 from oxlo_local.api.app import State, create_app
+from oxlo_local.api.connections import HttpServer, Readers, http_config
 from oxlo_local.calls import EchoOptions
 from oxlo_local.catalogue import Catalogue, Model
 from oxlo_local.config import Settings
@@ -30,7 +31,7 @@ from oxlo_local.ledger import Ledger
 from oxlo_local.metrics import Metrics
 from oxlo_local.random_model import Shape, write
 from oxlo_local.replays import Replays
-from oxlo_local.server import HttpServer, Readers, http_config, ledger_of, listen, url_of
+from oxlo_local.server import ledger_of, listen, url_of
 from oxlo_local.workers.supervisor import Fleet, WorkerSpec
 from tests.conftest import RunningServer, await_ready, launch
 

@@ -19,7 +19,7 @@ from oxlo_local.inference import Caller, Inference, RequestFacts, Run
 from oxlo_local.ledger import Entry
 from oxlo_local.metrics import Metrics
 from oxlo_local.workers.stream import Stream
-from tests.api.conftest import Site, StartSite, catalogue, chat_body, connect, send
+from tests.api.conftest import Site, StartSite, catalogue, chat_body, send
 from tests.conftest import until
 from tests.openai_description import judge
 
@@ -232,20 +232,3 @@ def test_a_full_queue_says_when_to_come_back(start_site: StartSite) -> None:
     judge("ErrorResponse", answer.json())
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "queue_full")
     assert int(answer.headers["retry-after"]) >= 1 and "x-oxlo-entry" not in answer.headers
-
-
-@pytest.mark.parametrize(
-    "sent",
-    [
-        b"hello\r\n\r\n",
-        b"GET / HTTP/9.9\r\n\r\n",
-        b"POST / HTTP/1.1\r\ncontent-length: many\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01",
-    ],
-)
-def test_what_is_no_http_gets_the_error_shape_too(site: Site, sent: bytes) -> None:
-    with connect(site) as link:
-        link.sendall(sent)
-        head, _, body = link.makefile("rb").read().partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 400 ") and b"connection: close" in head
-    judge("ErrorResponse", json.loads(body))

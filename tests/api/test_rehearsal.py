@@ -6,7 +6,6 @@ import pytest
 
 from oxlo_local.api.rehearsal import rehearse
 from oxlo_local.calls import EchoOptions
-from oxlo_local.server import speak
 from tests.api.conftest import Site, StartSite, chat_body
 from tests.conftest import until
 
@@ -24,7 +23,7 @@ def test_a_rehearsal_asks_the_model_and_leaves_no_trace(
     if keyed:
         site.run(site.keys.create("somebody"))
     before, counted = generated(site), site.state.metrics.text()
-    site.run(rehearse(site.state, speak))
+    site.run(rehearse(site.state))
     until(lambda: generated(site) > before)  # the gauges come with the next ping
     assert site.rows() == []
     assert [line for line in site.state.metrics.text().splitlines() if b"oxlo_requests_total{" in line] == []
@@ -37,6 +36,6 @@ def test_a_rehearsal_that_fails_is_told_and_stops_nothing(
 ) -> None:
     site = start_site(EchoOptions())
     site.run(site.fleet.drain(0))
-    site.run(rehearse(site.state, speak))
+    site.run(rehearse(site.state))
     assert site.rows() == []
     assert site.client.post("/v1/chat/completions", json=chat_body()).status_code == 503
