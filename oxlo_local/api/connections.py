@@ -11,7 +11,8 @@ from contextlib import contextmanager
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from oxlo_local.api.app import not_http
@@ -20,6 +21,7 @@ FLUSH_SECONDS = 3.0  # for the last bytes of answers whose calls have ended
 LOOK_SECONDS = 0.25
 KEEP_ALIVE_SECONDS = 75
 BACKLOG = 2048
+HEAD_BYTES = 65_536  # of a request's line and headers
 
 
 class HttpServer(uvicorn.Server):
@@ -27,7 +29,7 @@ class HttpServer(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave the signals to `Signals`."""
+        """Leave the signals to `server.Signals`."""
         yield
 
     def connections(self) -> list["Http"]:
@@ -41,7 +43,42 @@ class HttpServer(uvicorn.Server):
 
 
 class Http(HttpToolsProtocol):
-    """uvicorn's HTTP with the one error shape also for what is no HTTP."""
+    """uvicorn's HTTP with the one error shape also for what is no HTTP, and no room for heads without end."""
+
+    _unheard = 0  # bytes since a head was complete, or a piece of a body came
+    _heard = False
+    _answering: RequestResponseCycle | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come. The parser keeps a head, or what stands between chunks, until it is whole."""
+        self._heard = False
+        super().data_received(data)
+        self._unheard = 0 if self._heard else self._unheard + len(data)
+        if self._unheard > HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("")
+
+    def on_headers_complete(self) -> None:
+        """Take the head. What comes behind a chunked body is none of it, though the parser calls it headers too."""
+        super().on_headers_complete()
+        self.headers = []
+        self._heard = True
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
+        super().on_body(body)
+        self._heard = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the request that is being answered. uvicorn tells the last one, which may be waiting behind it."""
+        cycle = self._answering
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def send_400_response(self, msg: str) -> None:
         """Answer and close."""

@@ -210,6 +210,12 @@ def send(site: Site, body: dict[str, object], *, room: int | None = None) -> soc
     return link
 
 
+def is_quiet(site: Site) -> bool:
+    """No row is open, and nothing runs."""
+    open_rows = [row for row in site.rows() if row["status"] == "open"]
+    return not open_rows and all(worker.running == 0 for worker in site.fleet.status())
+
+
 @pytest.fixture(scope="session")
 def vectors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A real server over an embedding model `mean`, its twin `nested` that may be cut, a reranker `rank`, a `chat`."""

@@ -14,7 +14,7 @@ from oxlo_local.errors import Cancelled, OxloError
 from oxlo_local.inference import Run, closing
 from oxlo_local.ledger import Entry
 from oxlo_local.workers.stream import Stream
-from tests.api.conftest import Site, StartSite, chat_body, send
+from tests.api.conftest import Site, StartSite, chat_body, is_quiet, send
 from tests.conftest import until
 from tests.openai_description import judge
 
@@ -70,12 +70,6 @@ def test_silence_is_filled_with_heartbeats(start_site: StartSite, text: str, fir
 
 
 # -- clients that leave ------------------------------------------------------------------------------------------------
-
-
-def is_quiet(site: Site) -> bool:
-    """No row is open, and nothing runs."""
-    open_rows = [row for row in site.rows() if row["status"] == "open"]
-    return not open_rows and all(worker.running == 0 for worker in site.fleet.status())
 
 
 def test_a_client_that_leaves_a_stream_pays_and_frees_its_slot(
