@@ -27,7 +27,9 @@ async def readyz(state: State, request: Request) -> Response:
 
 def _not_ready(missing: list[str], error: Unavailable) -> Response:
     body = {"status": "not ready", "missing": missing, **parts.error_object(error)}
-    return _json(body, status=error.status)
+    response = _json(body, status=error.status)
+    response.headers["retry-after"] = "1"
+    return response
 
 
 async def metrics(state: State, request: Request) -> Response:

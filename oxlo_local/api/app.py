@@ -178,7 +178,7 @@ class Frame:
             await self._app(scope, receive, send)
             return
         asked_id = Headers(scope=scope).get("x-request-id", "")
-        exchange = Exchange(asked_id if SANE_ID.fullmatch(asked_id) else f"req_{uuid4().hex}")
+        exchange = Exchange(asked_id if SANE_ID.fullmatch(asked_id) else _new_id())
         scope["oxlo.exchange"] = exchange
         logs.request_id.set(exchange.request_id)
 
@@ -232,6 +232,10 @@ class Frame:
         )
 
 
+def _new_id() -> str:
+    return f"req_{uuid4().hex}"
+
+
 def _add_headers(headers: MutableHeaders, exchange: Exchange) -> None:
     headers["x-request-id"] = exchange.request_id
     headers["openai-processing-ms"] = str(round(1000 * exchange.seconds))
@@ -266,7 +270,12 @@ def error_response(error: OxloError, kind: type[Response] = Response) -> Respons
 
 def not_http() -> bytes:
     """The answer, from the status line on, to bytes that are no HTTP request and so never reach the routes."""
-    response = error_response(BadRequest("This is not an HTTP/1.1 request that the server can read."))
+    response = error_response(
+        BadRequest(
+            "This is not an HTTP/1.1 request that the server can read, or its head is longer than 64 KiB."
+        )
+    )
+    _add_headers(response.headers, Exchange(_new_id()))
     lines = [b"HTTP/1.1 400 Bad Request", *(name + b": " + value for name, value in response.raw_headers)]
     return b"\r\n".join([*lines, b"connection: close", b"", bytes(response.body)])
 
@@ -309,7 +318,8 @@ async def _on_fault(request: Request, error: Exception) -> Response:
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     """What the router refuses: no such path, another method."""
     assert isinstance(error, HTTPException)
-    path = request.url.path.encode("ascii", "backslashreplace").decode()[:200]
+    # Not `request.url`, which is made with the Host header: that may be no part of any URL.
+    path = request.scope["path"].encode("ascii", "backslashreplace").decode()[:200]
     if error.status_code == NotFound.status:
         return error_response(NotFound(f"There is no route {path}; the README lists them all."))
     if error.status_code != MethodNotAllowed.status:

@@ -16,6 +16,7 @@ def test_a_draining_server_is_alive_and_not_ready(start_site: StartSite) -> None
     answer = site.client.get("/readyz")
     judge("ErrorResponse", answer.json())
     assert answer.status_code == 503 and answer.json()["error"]["code"] == "shutting_down"
+    assert answer.headers["retry-after"] == "1"
     assert answer.json()["missing"]
     assert site.client.get("/healthz").status_code == 200
 
