@@ -20,6 +20,7 @@ from oxlo_local.ledger import usd
 from oxlo_local.statement import By, Line, Period, Plain
 
 _SECONDS: Final = {"m": 60, "h": 3600, "d": 86_400}
+_LAST: Final = 99_999_999_999  # seconds since 1970: the year 5138
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,14 @@ def question(items: Sequence[tuple[str, str]], now: float) -> Question:
 
 
 def _moment(text: str | None, name: str, now: float) -> float | None:
-    """Seconds since 1970 of Unix seconds, an age such as 7d, or an ISO date or time, without a zone in UTC."""
-    if text is None:
-        return None
+    """Seconds since 1970 of Unix seconds, an age such as 7d, or an ISO date or time, without a zone in UTC.
+
+    What lies before 1970 or after any calendar is moved there: no row does, and not every such moment has a date.
+    """
+    return None if text is None else min(max(0.0, _seconds(text, name, now)), _LAST)
+
+
+def _seconds(text: str, name: str, now: float) -> float:
     age = re.fullmatch(r"([0-9]{1,6})([mhd])", text, re.ASCII)
     if age is not None:
         return now - int(age[1]) * _SECONDS[age[2]]

@@ -95,6 +95,9 @@ def test_without_keys_everyone_sees_all(start_site: StartSite) -> None:
         ("2026-11-01", 1_793_491_200.0),
         ("2026-11-01T00:00Z", 1_793_491_200.0),
         ("2026-11-01T01:00+01:00", 1_793_491_200.0),
+        ("999999d", 0.0),
+        ("0001-01-01T00:00+14:00", 0.0),
+        ("9999-12-31T23:59-14:00", 99_999_999_999.0),
     ],
 )
 def test_moments(text: str, seconds: float) -> None:
@@ -116,6 +119,12 @@ def test_what_is_no_question_is_named(query: list[tuple[str, str]], param: str) 
     with pytest.raises(BadRequest) as refused:
         question(query, NOW)
     assert refused.value.param == param
+
+
+def test_moments_without_a_date_are_answered(site: Site) -> None:
+    for since in ("999999d", "0001-01-01T00:00+14:00"):
+        assert usage(site, since=since).json()["since"] == "1970-01-01T00:00:00.000Z"
+    assert usage(site, until="9999-12-31T23:59-14:00").json()["until"].startswith("5138-11-16")
 
 
 def test_a_bad_query_is_a_400(site: Site) -> None:
