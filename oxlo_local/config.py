@@ -8,6 +8,7 @@ A key that is no setting is an error that names the nearest one, wherever it sta
 import difflib
 import ipaddress
 import os
+import re
 import tomllib
 import types
 from collections.abc import Iterable, Mapping
@@ -25,14 +26,18 @@ from oxlo_local.errors import BadRequest
 OTHER_VARIABLES = frozenset({"OXLO_API_KEY", "OXLO_EXTRAS"})
 
 
+_ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#\sA-Z]+")
+
+
 def about(text: str, ge: int | None = None, le: int | None = None) -> Meta:
     """What a setting is for, in half a line, and its limits."""
     return Meta(description=text, ge=ge, le=le)
 
 
 Count = Annotated[int, Meta(ge=1)]
-Seconds = Annotated[float, Meta(ge=0)]
-Interval = Annotated[float, Meta(gt=0)]
+YEAR = 366 * 86_400  # seconds: more than that, or infinity, no timer takes
+Seconds = Annotated[float, Meta(ge=0, le=YEAR)]
+Interval = Annotated[float, Meta(gt=0, le=YEAR)]
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -120,6 +125,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         micros = self.default_price_usd * 1_000_000
         if not micros.is_finite() or micros < 0 or micros != micros.to_integral_value():
             raise ValueError("default_price_usd must be a whole number of micro-dollars, such as 0.0010")
+        for origin in self.cors_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} in cors_origins is no web origin; write it as a browser does, in lower case and "
+                    "without a path: http://localhost:3000"
+                )
         if self.auth == "never" and not self.loopback:
             raise ValueError(f"auth never is for loopback only, and {self.host} is not; use auth = auto")
 

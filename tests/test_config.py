@@ -73,6 +73,14 @@ def test_a_price_in_the_file_never_passes_through_a_binary_fraction(file: Path) 
         ('default_price_usd = "0.00000001"', "whole number of micro-dollars"),
         ('default_price_usd = "-1"', "whole number of micro-dollars"),
         ("drain_seconds = -1", "drain_seconds"),
+        ("request_timeout = inf", "request_timeout: Expected float <= 31622400"),
+        ("heartbeat_seconds = 1e300", "heartbeat_seconds: Expected float <= 31622400"),
+        ("write_timeout = nan", "write_timeout: Expected float"),
+        (
+            'cors_origins = ["https://app.example/"]',
+            "'https://app.example/' in cors_origins is no web origin",
+        ),
+        ('cors_origins = "app.example"', "write it as a browser does"),
         ("strict = 3", "true | false"),
         ('config = "x.toml"', "cannot stand in the file"),
         ("port = ", "cannot read the configuration file"),
@@ -101,6 +109,11 @@ def test_a_named_file_must_exist_and_the_default_one_need_not(tmp_path: Path) ->
         load({"config": tmp_path / "no.toml"}, {})
     with pytest.raises(BadRequest, match="there is no configuration file"):
         load({}, {"OXLO_CONFIG": str(tmp_path / "no.toml")})
+
+
+@pytest.mark.parametrize("origin", ["*", "null", "https://[::1]:3000", "tauri://localhost"])
+def test_origins_as_browsers_write_them(file: Path, origin: str) -> None:
+    assert settings_of(file, cors_origins=origin).cors_origins == [origin]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.0.1", "::1", "[::1]", "localhost", "LocalHost"])
