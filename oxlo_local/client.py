@@ -66,7 +66,10 @@ def parse_url(text: str) -> str:
     try:
         parts = urlsplit(url)
         valid = (
-            parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+            parts.scheme in ("http", "https")
+            and parts.hostname
+            and (parts.port is None or parts.port > 0)
+            and parts.hostname.encode("idna")  # as it is looked up; an empty or endless label is none
         )
     except ValueError:
         valid = False

@@ -79,8 +79,9 @@ def test_addresses_are_read_as_people_write_them(given_url: str, url: str) -> No
 
 
 @pytest.mark.parametrize(
-    "text", ["", "ftp://host", "http://", "http://host:port", "http://host:99999", "http://h/?a=b"]
-)
+    "text", ["", "ftp://host", "http://", "http://host:port", "http://host:99999", "http://h/?a=b",
+             "http://a..b", f"http://{'a' * 64}.org"],
+)  # fmt: skip
 def test_what_is_no_address_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(BadRequest, match="127.0.0.1:8000"):
         parse_url(text)
