@@ -150,6 +150,7 @@ class Pace:
         self._model = model
         self._between = metrics.inter_token(model)
         self._last: dict[int, float] = {}
+        self._silent = True
 
     def see(self, event: Event) -> None:
         """Note an event at the moment it comes."""
@@ -157,11 +158,12 @@ class Pace:
             self._metrics.broken_call(self._model)
         if isinstance(event, Output):
             now = time.perf_counter()
+            if self._silent:
+                self._metrics.first_output(self._model, self._exchange.seconds)
+                self._silent = False
             before = self._last.get(event.choice)
             if before is not None:
                 self._between(now - before)
-            elif not self._last:
-                self._metrics.first_output(self._model, self._exchange.seconds)
             self._last[event.choice] = now
         elif isinstance(event, Finished):
             self._last.pop(event.choice, None)

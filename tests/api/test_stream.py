@@ -7,12 +7,14 @@ import logging
 import pytest
 from starlette.types import Message
 
-from oxlo_local.api.stream import READ_AHEAD, Feed
+from oxlo_local.api.exchange import Exchange
+from oxlo_local.api.stream import READ_AHEAD, Feed, Pace
 from oxlo_local.calls import Done, EchoOptions, Event, Failed, Finished, Started, Text, Usage
 from oxlo_local.catalogue import Model
 from oxlo_local.errors import Cancelled, OxloError
 from oxlo_local.inference import Run, closing
 from oxlo_local.ledger import Entry
+from oxlo_local.metrics import Metrics
 from oxlo_local.workers.stream import Stream
 from tests.api.conftest import Site, StartSite, chat_body, is_quiet, send
 from tests.conftest import until
@@ -184,6 +186,17 @@ async def test_what_comes_after_the_client_has_left_changes_nothing(
         for event in (*said(1), Failed("c", "cancelled", "told so")):
             stream.push(event, 1.0)
     assert closing(stream, Cancelled("left")) == closed and told == ["cancel"]
+
+
+def test_a_request_has_one_first_output_though_its_choices_come_one_after_the_other() -> None:
+    metrics = Metrics(list)
+    pace = Pace(metrics, Exchange("req_1"), "m")
+    for choice in range(3):
+        for event in (Text("c", choice, "a", 1), Text("c", choice, "b", 1), Finished("c", choice, "stop")):
+            pace.see(event)
+    counts = [line for line in metrics.text().decode().splitlines() if "_count{" in line]
+    assert 'oxlo_first_output_seconds_count{model="m"} 1.0' in counts
+    assert 'oxlo_inter_token_seconds_count{model="m"} 3.0' in counts
 
 
 async def test_silence_is_an_empty_batch() -> None:
