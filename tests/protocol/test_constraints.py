@@ -6,7 +6,7 @@ import pytest
 
 from oxlo_local.calls import Constraint
 from oxlo_local.errors import BadRequest
-from oxlo_local.protocol import chat, completions
+from oxlo_local.protocol import chat, completions, constraints
 
 INTEGER: dict[str, object] = {"type": "integer"}
 
@@ -85,3 +85,11 @@ def test_a_wrong_field_is_named(fields: dict[str, object], param: str) -> None:
     with pytest.raises(BadRequest) as caught:
         asked(**fields)
     assert caught.value.param == param
+
+
+def test_a_schema_is_checked_once_for_a_request_and_its_repetitions() -> None:
+    schema = {"type": "object", "properties": {"once": INTEGER}}
+    before = constraints._check.cache_info().misses
+    for _ in range(3):
+        assert asked(guided_json=schema) is not None
+    assert constraints._check.cache_info().misses == before + 1
