@@ -5,7 +5,7 @@ from functools import partial
 from starlette.requests import Request
 
 from oxlo_local import __version__
-from oxlo_local.api.body import decoded, read_body
+from oxlo_local.api.body import read_request
 from oxlo_local.api.exchange import State, exchange_of
 from oxlo_local.api.stream import RunAnswer, facts_of
 from oxlo_local.protocol import completions, parts
@@ -14,11 +14,8 @@ from oxlo_local.protocol import completions, parts
 async def create(state: State, request: Request) -> RunAnswer:
     """Prompts in, their continuations out, streamed or whole."""
     exchange = exchange_of(request)
-    settings = state.settings
-    body = await read_body(request, settings.max_body_bytes)
-    decode = partial(completions.decode, strict=settings.strict, max_n=settings.choices_max)
-    asked, warnings = await decoded(decode, body)
-    exchange.warnings += warnings
+    decode = partial(completions.decode, max_n=state.settings.choices_max)
+    asked = await read_request(state, request, decode)
     id = parts.new_id("cmpl")
     return RunAnswer(
         state,

@@ -1,10 +1,8 @@
 """POST /v1/embeddings."""
 
-from functools import partial
-
 from starlette.requests import Request
 
-from oxlo_local.api.body import decoded, read_body
+from oxlo_local.api.body import read_request
 from oxlo_local.api.exchange import State, exchange_of
 from oxlo_local.api.stream import RunAnswer, facts_of
 from oxlo_local.calls import EmbedCall
@@ -15,10 +13,7 @@ from oxlo_local.protocol import embeddings, parts
 async def create(state: State, request: Request) -> RunAnswer:
     """Texts in, their vectors out, each 1 long."""
     exchange = exchange_of(request)
-    settings = state.settings
-    body = await read_body(request, settings.max_body_bytes)
-    asked, warnings = await decoded(partial(embeddings.decode, strict=settings.strict), body)
-    exchange.warnings += warnings
+    asked = await read_request(state, request, embeddings.decode)
 
     def call_for(model: Model) -> EmbedCall:
         facts, known = state.fleet.facts(model.id), model.embedding

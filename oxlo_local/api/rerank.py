@@ -1,10 +1,8 @@
 """POST /v1/rerank."""
 
-from functools import partial
-
 from starlette.requests import Request
 
-from oxlo_local.api.body import decoded, read_body
+from oxlo_local.api.body import read_request
 from oxlo_local.api.exchange import State, exchange_of
 from oxlo_local.api.stream import RunAnswer, facts_of
 from oxlo_local.protocol import parts, rerank
@@ -13,10 +11,7 @@ from oxlo_local.protocol import parts, rerank
 async def create(state: State, request: Request) -> RunAnswer:
     """A query and documents in, the documents' relevance out, the best first."""
     exchange = exchange_of(request)
-    settings = state.settings
-    body = await read_body(request, settings.max_body_bytes)
-    asked, warnings = await decoded(partial(rerank.decode, strict=settings.strict), body)
-    exchange.warnings += warnings
+    asked = await read_request(state, request, rerank.decode)
     id = parts.new_id("rerank")
     return RunAnswer(
         state,

@@ -1,44 +1,42 @@
 """POST /tokenize, /detokenize, /apply-template: what a model makes of words. Nothing is computed or paid."""
 
 from collections.abc import Callable
-from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from oxlo_local.api.body import decoded, read_body
+from oxlo_local.api.body import read_request
 from oxlo_local.api.exchange import State, exchange_of
 from oxlo_local.api.stream import require_kind
 from oxlo_local.calls import Done, Event, Failed, PromptCall, Started, TokenCall
 from oxlo_local.catalogue import Model
 from oxlo_local.errors import BadRequest, ServerError, from_code
 from oxlo_local.protocol import chat, parts, tokens
+from oxlo_local.protocol.chat import ChatRequest
 
 
 async def tokenize(state: State, request: Request) -> Response:
     """A text in, its tokens out."""
-    body = await read_body(request, state.settings.max_body_bytes)
-    asked, warnings = await decoded(partial(tokens.decode_tokenize, strict=state.settings.strict), body)
-    exchange_of(request).warnings += warnings
+    asked = await read_request(state, request, tokens.decode_tokenize)
     event = await _ask(state, request, asked.model, lambda _, id: tokens.tokenize_call(asked, id))
     return _json(tokens.tokens_answer(event, with_pieces=bool(asked.with_pieces)))
 
 
 async def detokenize(state: State, request: Request) -> Response:
     """Tokens in, their text out."""
-    body = await read_body(request, state.settings.max_body_bytes)
-    asked, warnings = await decoded(partial(tokens.decode_detokenize, strict=state.settings.strict), body)
-    exchange_of(request).warnings += warnings
+    asked = await read_request(state, request, tokens.decode_detokenize)
     event = await _ask(state, request, asked.model, lambda _, id: tokens.detokenize_call(asked, id))
     return _json(tokens.text_answer(event, "content"))
 
 
 async def apply_template(state: State, request: Request) -> Response:
     """A chat request in, the prompt that the model would be given out."""
-    body = await read_body(request, state.settings.max_body_bytes)
-    body = await decoded(partial(tokens.with_model, model=_only_model(state)), body)
-    asked, warnings = await decoded(partial(chat.decode, strict=state.settings.strict), body)
-    exchange_of(request).warnings += warnings
+    only = _only_model(state)
+
+    def decode(body: bytes, *, strict: bool) -> tuple[ChatRequest, list[str]]:
+        return chat.decode(tokens.with_model(body, only), strict=strict, max_n=state.settings.choices_max)
+
+    asked = await read_request(state, request, decode)
 
     def call_for(model: Model, id: str) -> TokenCall:
         require_kind(model, "chat")
@@ -50,9 +48,15 @@ async def apply_template(state: State, request: Request) -> Response:
 async def _ask(
     state: State, request: Request, name: str | None, call_for: Callable[[Model, str], TokenCall]
 ) -> Event:
-    """The one event that answers a question. Raises OxloError: an unknown or stopped model, what the worker says."""
+    """The one event that answers a question.
+
+    Raises OxloError: a model that is unknown, stopped or not this key's, and what the worker says.
+    """
     exchange = exchange_of(request)
+    caller = exchange.caller
+    assert caller is not None
     resolved = state.catalogue.resolve(name or _only_model(state) or _missing())
+    caller.limits.permit(resolved.model.id, exchange.endpoint)
     exchange.model = resolved.model.id
     exchange.warnings += [resolved.warning] if resolved.warning else []
     stream = state.fleet.submit(resolved.model.id, call_for(resolved.model, parts.new_id("ask")))

@@ -3,6 +3,8 @@
 import httpx
 import pytest
 
+from oxlo_local.limits import Limits
+from tests.api.conftest import StartSite, chat_body
 from tests.conftest import RunningServer
 
 
@@ -74,6 +76,27 @@ def test_what_is_wrong_is_told(
 ) -> None:
     answer = post(vectors, path, **fields)
     assert (answer.status_code, answer.json()["error"]["param"]) == (status, param)
+
+
+def test_a_key_asks_only_what_it_was_made_for(start_site: StartSite) -> None:
+    site = start_site()
+    for path in ("/tokenize", "/detokenize", "/apply-template"):
+        body = {**chat_body(), "content": "x", "tokens": [1]}
+        for limits, status in (
+            (Limits(models=("llama-*",)), 403),
+            (Limits(endpoints=("chat",)), 403),
+            (Limits(models=("echo",), endpoints=(path.strip("/"),)), 400),  # the echo engine's own words
+        ):
+            _, secret = site.run(site.keys.create(f"{path}-{limits.models}", limits=limits))
+            answer = site.client.post(path, json=body, headers={"x-api-key": secret})
+            assert answer.status_code == status, answer.text
+            assert status == 400 or answer.json()["error"]["code"] == "model_not_allowed"
+
+
+def test_a_template_is_applied_to_no_other_request_than_chat_takes(start_site: StartSite) -> None:
+    site = start_site(choices_max=2)
+    answer = site.client.post("/apply-template", json=chat_body(n=3))
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "n")
 
 
 def test_unknown_fields_are_named(vectors: RunningServer) -> None:
