@@ -46,6 +46,12 @@ def test_every_command_has_help_with_an_example_that_names_it(words: list[str]) 
     assert "Example" in result.output and f"oxlo {' '.join(words)}" in result.output.split("Example", 1)[1]
 
 
+def test_the_list_of_commands_is_cut_nowhere() -> None:
+    result = CliRunner().invoke(app, ["--help"], terminal_width=80)
+    listed = result.output.partition("Commands:")[2]
+    assert "chat" in listed and "..." not in listed
+
+
 def test_the_version_is_one_line_on_stdout(home: Path) -> None:
     done = oxlo("-V", home=home)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"oxlo {__version__}\n", "")

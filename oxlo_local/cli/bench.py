@@ -34,7 +34,7 @@ def bench(
     key: Annotated[str | None, typer.Option(envvar="OXLO_API_KEY", help="API key.", show_envvar=True)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Every figure of every round, as JSON.")] = False,
 ) -> None:
-    """Load a server and measure it: tokens/s, time to first token, time between tokens.
+    """Measure a server under load. Tokens/s, time to first token, time between tokens.
 
     Every request is metered like any other. All prompts differ; the figures say what the server counted.
 

@@ -33,7 +33,7 @@ def chat(
         bool, typer.Option("--json", help="With --once or piped input: answer as JSON.")
     ] = False,
 ) -> None:
-    """Talk to a model: with the running server, or with one that is started for it.
+    """Talk to a model in the terminal. The running server answers, or one that is started for it.
 
     With --once, or with the question on standard input, only the answer goes to stdout.
 

@@ -19,7 +19,7 @@ def pull(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
-    """Fetch a model into the hub's shared cache, or note a local GGUF file.
+    """Fetch a model, or note a local GGUF file. Files go into the hub's shared cache.
 
     An interrupted pull goes on where it stopped; every file is checked against the hub's hash. Without QUANT: the
     model's usual build if it fits this machine, else the largest that does.
@@ -49,7 +49,7 @@ def list_models(
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)], as_json: AsJson = False
 ) -> None:
-    """Show everything that is known of a model: where it comes from, its builds, prices, and files here.
+    """Show everything that is known of a model. Where it comes from, its builds, prices, and files here.
 
     Example: oxlo show mistral-7b
     """
@@ -63,7 +63,7 @@ def rm(
     force: Annotated[bool, typer.Option("--force", help="Also while a server runs it.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The bytes freed, as JSON.")] = False,
 ) -> None:
-    """Delete a pulled model: the files that were fetched for it and that nothing else uses.
+    """Delete a pulled model. Only files that were fetched for it and that nothing else uses go.
 
     Of a local file only the note is removed. Also deletes what an interrupted pull left.
 
@@ -84,7 +84,7 @@ def plan(
     gpu_layers: Annotated[int | None, typer.Option(min=-1, help="Layers on the GPU; -1 = all.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether a model fits this machine, how it would run, and the arithmetic. It need not be here.
+    """Say whether a model fits this machine. How it would run, and the arithmetic; it need not be here.
 
     Exit code 1 when it does not fit.
 
