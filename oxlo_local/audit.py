@@ -14,7 +14,8 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Struct
 
-from oxlo_local.db import Connection, Database, SortableIds
+from oxlo_local.db import Connection, Database
+from oxlo_local.ids import SortableIds
 from oxlo_local.limits import version_of
 
 Action = Literal["key_created", "key_limited", "key_rotated", "key_revoked", "prices_changed", "credited"]

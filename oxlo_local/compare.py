@@ -136,7 +136,7 @@ class Comparison:
 
 async def compare(db: Database, catalogue: Catalogue, period: Period = ALWAYS) -> Comparison:
     """Price the settled rows of a period everywhere."""
-    traffic, busy = await db.read(
+    traffic, busy = await db.survey(
         lambda connection: (_traffic(connection, period), _busy(connection, period))
     )
     quoted = [

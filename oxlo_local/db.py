@@ -1,4 +1,4 @@
-"""SQLite: one file, one writer thread with group commit, a pool of readers, numbered migrations.
+"""SQLite: one file, one writer thread with group commit, readers, numbered migrations.
 
 SQLite lets one connection write at a time, so all writes of this process queue for one thread. It takes whatever has
 queued up, opens one BEGIN IMMEDIATE transaction, runs each write in a savepoint of its own, commits once, and only
@@ -21,7 +21,6 @@ import contextlib
 import logging
 import os
 import queue
-import secrets
 import shutil
 import sqlite3
 import threading
@@ -48,39 +47,6 @@ OLDEST_SQLITE: Final = (3, 31, 0)
 WRITES_A_CHECKPOINT: Final = 500  # about 2,000 pages of WAL
 LONGEST_WAL: Final = 16_384  # pages (64 MiB); from here on the writer copies the last of them itself
 WHOLE_WAL: Final = 80 << 20  # bytes: the longest, and what is written until the writer's copy
-
-_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts like the number it writes
-
-
-_RANDOM_BITS: Final = 55
-
-
-class SortableIds:
-    """Makes ids whose text order is time order: `e_`, 9 characters of milliseconds, 11 random ones.
-
-    Two ids of one object and one millisecond follow each other too, so that rows are listed as they were opened.
-    """
-
-    def __init__(self, kind: str) -> None:
-        self._kind = kind
-        self._last = 0
-
-    def next(self, at_ms: int) -> str:
-        """The next id, for a moment in milliseconds since 1970."""
-        if self._last >> _RANDOM_BITS == at_ms:
-            self._last += 1 + secrets.randbits(_RANDOM_BITS - 20)
-        else:  # the upper half of the random bits' range is left for those that follow
-            self._last = (at_ms << _RANDOM_BITS) | secrets.randbits(_RANDOM_BITS - 1)
-        return _identity(self._kind, self._last)
-
-
-def first_id(kind: str, at_ms: int) -> str:
-    """The lowest id that can be made at this moment: ids from here on are from then on."""
-    return _identity(kind, max(at_ms, 0) << _RANDOM_BITS)
-
-
-def _identity(kind: str, number: int) -> str:
-    return f"{kind}_" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(95, -1, -5))
 
 
 # -- what went wrong, in words that help ------------------------------------------------------------------------------
@@ -407,6 +373,7 @@ class Database:
         self._local = threading.local()
         self._reading: list[Connection] = []
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="ledger-reader")
+        self._surveyor = ThreadPoolExecutor(1, thread_name_prefix="ledger-surveyor")
         self._closed = False
 
     @classmethod
@@ -454,9 +421,16 @@ class Database:
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` in a reader's thread, on a connection that cannot write. Sees every write already reported."""
+        return await self._read_in(self._readers, work)
+
+    async def survey(self, work: Callable[[Connection], T]) -> T:
+        """`read` for what looks at many rows: one at a time, because every request's look-up of its key is a `read`."""
+        return await self._read_in(self._surveyor, work)
+
+    async def _read_in(self, threads: ThreadPoolExecutor, work: Callable[[Connection], T]) -> T:
         if self._closed:
             raise LedgerUnavailable("the ledger is closed: the server is going down")
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self._perform_read, work)
+        return await asyncio.get_running_loop().run_in_executor(threads, self._perform_read, work)
 
     def _perform_read(self, work: Callable[[Connection], T]) -> T:
         try:
@@ -493,6 +467,7 @@ class Database:
         self._writer.join()
         self._checkpoints.close()
         self._readers.shutdown()
+        self._surveyor.shutdown()
         for connection in self._reading:
             connection.close()
         self._connection.close()

@@ -15,8 +15,8 @@ import os
 import time
 from pathlib import Path
 
-from oxlo_local.db import SortableIds
 from oxlo_local.errors import LedgerUnavailable
+from oxlo_local.ids import SortableIds
 
 SUFFIX = ".lock"
 

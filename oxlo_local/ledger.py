@@ -27,8 +27,9 @@ from typing import Final, Literal
 
 from oxlo_local import audit, claims, instance
 from oxlo_local.allowance import Account, limits_of
-from oxlo_local.db import Connection, Database, SortableIds
+from oxlo_local.db import Connection, Database
 from oxlo_local.errors import LedgerUnavailable, OxloError, Standing
+from oxlo_local.ids import SortableIds
 from oxlo_local.instance import Instance
 from oxlo_local.limits import price_of, usd, version_of
 

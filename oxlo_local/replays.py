@@ -34,8 +34,9 @@ from msgspec import Struct
 from oxlo_local import claims, instance
 from oxlo_local.claims import FREE, HELD, Demand, Found
 from oxlo_local.config import Settings
-from oxlo_local.db import Connection, Database, SortableIds
+from oxlo_local.db import Connection, Database
 from oxlo_local.errors import IdempotencyExpired, LedgerUnavailable, ShuttingDown
+from oxlo_local.ids import SortableIds
 from oxlo_local.ledger import Entry
 
 log = logging.getLogger(__name__)

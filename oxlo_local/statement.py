@@ -11,9 +11,11 @@ from datetime import UTC, datetime
 from functools import partial, reduce
 from typing import Final, Literal
 
-from oxlo_local.db import Connection, Database, first_id
+from oxlo_local.db import Connection, Database
 from oxlo_local.errors import NotFound
+from oxlo_local.ids import first_id
 from oxlo_local.ledger import AddressClass, Status, usd
+from oxlo_local.limits import END_OF_TIME
 
 By = Literal["model", "key", "day", "endpoint", "chain"]
 Plain = str | int | float | None | dict[str, str]
@@ -38,8 +40,13 @@ class Period:
 
     def ids(self) -> tuple[str, str]:
         """The same period as a range of ids, which begin with their time: the table is read in this order."""
-        first = first_id("e", 0 if self.since is None else round(self.since * 1000))
-        return first, "f" if self.until is None else first_id("e", round(self.until * 1000))
+        start, end = self.moments()
+        return first_id("e", start), "f" if self.until is None else first_id("e", end)
+
+    def moments(self) -> tuple[int, int]:
+        """The same period in milliseconds since 1970."""
+        start = 0 if self.since is None else round(self.since * 1000)
+        return start, END_OF_TIME if self.until is None else round(self.until * 1000)
 
 
 ALWAYS: Final = Period()
@@ -137,17 +144,22 @@ _SUMS: Final = (
 )
 
 
+_OF_KEY: Final = (
+    "key_id = ? AND opened_ms >= ? AND opened_ms < ?"  # an index has a key's rows in order of time
+)
+
+
 async def summary(db: Database, by: By, period: Period = ALWAYS, key_id: str | None = None) -> list[Line]:
     """One line for each group, in order of its name; rows without a chain are left out of `by="chain"`."""
     group = _GROUPS[by]
     # The name is made for each group, not for each row: a date costs more than all the sums.
     name = "strftime('%Y-%m-%d', min(opened_ms) / 1000, 'unixepoch')" if by == "day" else group
     sql = (
-        f"SELECT {name}, {_SUMS} FROM entries WHERE id >= ? AND id < ? AND {group} IS NOT NULL"
-        f"{'' if key_id is None else ' AND key_id = ?'} GROUP BY {group} ORDER BY {group}"
+        f"SELECT {name}, {_SUMS} FROM entries WHERE {group} IS NOT NULL AND"
+        f" {'id >= ? AND id < ?' if key_id is None else _OF_KEY} GROUP BY {group} ORDER BY {group}"
     )
-    values = (*period.ids(), *(() if key_id is None else (key_id,)))
-    return await db.read(lambda connection: [Line(*row) for row in connection.execute(sql, values)])
+    values = period.ids() if key_id is None else (key_id, *period.moments())
+    return await db.survey(lambda connection: [Line(*row) for row in connection.execute(sql, values)])
 
 
 def total(lines: Iterable[Line]) -> Line:

@@ -51,7 +51,7 @@ async def verify(db: Database) -> Verdict:
         finally:
             connection.execute("ROLLBACK")
 
-    return await db.read(read)
+    return await db.survey(read)
 
 
 # -- states -----------------------------------------------------------------------------------------------------------

@@ -46,6 +46,7 @@ MAP: tuple[tuple[str, tuple[str, ...]], ...] = (
             "replays.py",
             "instance.py",
             "db.py",
+            "ids.py",
             "migrations.py",
         ),
     ),

@@ -11,11 +11,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import oxlo_local.db
-from oxlo_local.db import Connection, Database, SortableIds, first_id
+from oxlo_local.db import Connection, Database
 from oxlo_local.errors import LedgerUnavailable, OxloError
 
 
@@ -160,6 +158,17 @@ async def test_reading_neither_waits_for_the_writer_nor_sees_half_of_a_write(db:
     gate.opened.set()
     await writing
     assert await db.read(lambda connection: connection.execute(count).fetchone()[0]) == 1
+
+
+async def test_a_look_up_never_waits_behind_surveys(db: Database, path: Path) -> None:
+    gates = [Gate() for _ in range(oxlo_local.db.READERS + 2)]
+    surveys = [asyncio.ensure_future(db.survey(gate)) for gate in gates]
+    assert await asyncio.to_thread(gates[0].entered.wait, 20)
+    assert await asyncio.wait_for(db.read(lambda connection: 1), 20) == 1
+    assert not any(gate.entered.is_set() for gate in gates[1:])  # one at a time
+    for gate in gates:
+        gate.opened.set()
+    await asyncio.gather(*surveys)
 
 
 async def test_a_reader_cannot_write(db: Database) -> None:
@@ -416,12 +425,3 @@ async def test_the_wal_starts_over_under_steady_load(
         if header(wal) != first:
             return
     raise AssertionError("the WAL has only grown")
-
-
-@given(times=st.lists(st.integers(0, 2**44), min_size=2, max_size=20), each=st.integers(1, 50))
-def test_ids_sort_by_their_time_and_then_as_they_were_made(times: list[int], each: int) -> None:
-    ids = SortableIds("e")
-    made = [(at, ids.next(at)) for at in sorted(set(times)) for _ in range(each)]
-    assert [identity for _, identity in made] == sorted({identity for _, identity in made})
-    assert all(first_id("e", at) <= identity < first_id("e", at + 1) for at, identity in made)
-    assert {len(identity) for _, identity in made} == {22}

@@ -29,6 +29,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "entry",
             "log",
             "gguf",
+            "ids",
             "limits",
             "client",
             "migrations",

@@ -93,6 +93,8 @@ async def test_a_key_sees_its_own_rows(db: Database) -> None:
 async def test_a_period_is_exact(db: Database, period: Period, requests: int) -> None:
     assert statement.total(await statement.summary(db, "model", period)).requests == requests
     assert len([row async for row in statement.export(db, period)]) == requests
+    of_keys = [await statement.summary(db, "model", period, key_id) for key_id in ("k_1", "k_2", "k_3")]
+    assert sum(statement.total(lines).requests for lines in of_keys) == requests and of_keys[2] == []
 
 
 async def test_an_empty_ledger_has_no_lines(db: Database) -> None:
