@@ -122,8 +122,11 @@ class Chunks:
         return self._open + choice + self._close
 
     def _begun(self, choice: int) -> bytes:
-        if choice in self._text_open:
-            return b""
+        """The first chunk of a choice, and of those before it: clients count the choices as they begin."""
+        begun = len(self._text_open)
+        return b"".join(map(self._first, range(begun, choice + 1))) if choice >= begun else b""
+
+    def _first(self, choice: int) -> bytes:
         self._text_open[choice] = self._open + b'{"index":%d,"delta":{"content":' % choice
         role = b'"delta":{"role":"assistant","content":"","refusal":null}'
         return self._choice(b'{"index":%d,%b,"logprobs":null,"finish_reason":null}' % (choice, role))

@@ -100,3 +100,17 @@ def test_a_call_that_is_none_is_content(index: int | None) -> None:
     message = whole(events, tools=[TOOL])["message"]
     assert message == {"role": "assistant", "content": "<tool_call>no", "refusal": None}
     assert streamed(events, tools=[TOOL])[-2]["delta"] == {"content": "<tool_call>no"}
+
+
+def test_choices_begin_in_order_whichever_speaks_first() -> None:
+    """OpenAI's SDK puts a choice that is new to it at the end of its list, whatever its index says."""
+    events: list[Event] = [
+        Text("c", 1, "second", 1),
+        Text("c", 0, "first", 1),
+        *(Finished("c", choice, "stop") for choice in (2, 1, 0)),
+        DONE,
+    ]
+    choices = streamed(events, n=3)
+    assert [choice["index"] for choice in choices] == [0, 1, 1, 0, 2, 2, 1, 0]
+    firsts = [{"role": "assistant", "content": "", "refusal": None}] * 2
+    assert [choice["delta"] for choice in choices][:4] == [*firsts, {"content": "second"}, {"content": "first"}]
