@@ -113,4 +113,8 @@ def test_choices_begin_in_order_whichever_speaks_first() -> None:
     choices = streamed(events, n=3)
     assert [choice["index"] for choice in choices] == [0, 1, 1, 0, 2, 2, 1, 0]
     firsts = [{"role": "assistant", "content": "", "refusal": None}] * 2
-    assert [choice["delta"] for choice in choices][:4] == [*firsts, {"content": "second"}, {"content": "first"}]
+    assert [choice["delta"] for choice in choices][:4] == [
+        *firsts,
+        {"content": "second"},
+        {"content": "first"},
+    ]
