@@ -245,8 +245,9 @@ class Reader:
 
     def _too_long(self, count: str, param: str) -> ContextLengthExceeded:
         return ContextLengthExceeded(
-            f"this model's context holds {self._llama.context_length} tokens and the prompt has {count}: shorten it, "
-            'send truncation "auto", or serve the model with a larger --ctx',
+            # The first words are OpenAI's: clients know the error by them.
+            f"This model's maximum context length is {self._llama.context_length} tokens and the prompt has {count}: "
+            'shorten it, send truncation "auto", or serve the model with a larger --ctx',
             param=param,
         )
 
