@@ -9,8 +9,10 @@ The file is in WAL mode: readers, also in other processes, never wait for the wr
 that another process keeps out for `busy_seconds`, a full disk, a file that cannot be written or that is not at its path
 any more is `LedgerUnavailable` with what is wrong, because nothing is served unmetered.
 
-SQLite would empty the WAL in the commit that finds it long, and everybody behind that commit would wait for two fsyncs
-and some thousand page writes. Another thread does it here, beside the writer.
+SQLite would copy the WAL into the file in the commit that finds it long, and everybody behind that commit would wait for
+two fsyncs and some thousand page writes. Another thread does it here, beside the writer: when nobody writes, and under
+steady load seldom, because a commit that falls into the copy's fsync waits for it. Twice the writes until a copy are
+not twice the pages to copy (many are the same), and half as many commits that wait.
 
 An fsync of a file that has grown waits for the file system's journal, with whatever else that is writing just then. So
 with `sync="full"` the WAL gets its whole length at the start, and commits only write over it.
@@ -44,9 +46,11 @@ T = TypeVar("T")
 READERS: Final = 3
 LARGEST_BATCH: Final = 128  # writes in one transaction: bounds how long the first of them waits for the last
 OLDEST_SQLITE: Final = (3, 31, 0)
-WRITES_A_CHECKPOINT: Final = 500  # about 2,000 pages of WAL
-LONGEST_WAL: Final = 16_384  # pages (64 MiB); from here on the writer copies the last of them itself
-WHOLE_WAL: Final = 80 << 20  # bytes: the longest, and what is written until the writer's copy
+PAUSE_SECONDS: Final = 0.5  # without a write
+WORTH_A_CHECKPOINT: Final = 500  # writes, about 2,000 pages of WAL, that the next pause is used to copy
+WRITES_A_CHECKPOINT: Final = 8000  # without such a pause, about 32,000 pages; then they are copied all the same
+LONGEST_WAL: Final = 16_384  # pages; from here on the writer copies the last of them itself, and the WAL starts over
+WHOLE_WAL: Final = 160 << 20  # bytes: what 8,000 writes take, and those that come until the writer's copy
 
 
 # -- what went wrong, in words that help ------------------------------------------------------------------------------
@@ -232,7 +236,7 @@ class _Writer(threading.Thread):
         more = True
         while more:
             batch: list[_Write] = []
-            write = self.queue.get()
+            write = self._next()
             while write is not None:
                 batch.append(write)
                 if len(batch) == LARGEST_BATCH:
@@ -246,6 +250,13 @@ class _Writer(threading.Thread):
                 self._commit(batch)
                 _answer(batch)
                 self._checkpoints.written(len(batch), self._connection)
+
+    def _next(self) -> _Write | None:
+        try:
+            return self.queue.get(timeout=PAUSE_SECONDS)
+        except queue.Empty:
+            self._checkpoints.paused()
+            return self.queue.get()
 
     def _commit(self, batch: Sequence[_Write]) -> None:
         try:
@@ -329,9 +340,17 @@ class _Checkpoints(threading.Thread):
             pages, copied = self._copy(connection)
             self._long = copied < pages  # a reader was in the way
         if self._writes >= WRITES_A_CHECKPOINT:
-            self._writes = 0
-            self._copying = True
-            self._due.put(True)
+            self._start()
+
+    def paused(self) -> None:
+        """Called by the writer when nothing has been written for a while."""
+        if self._writes >= WORTH_A_CHECKPOINT and not self._copying:
+            self._start()
+
+    def _start(self) -> None:
+        self._writes = 0
+        self._copying = True
+        self._due.put(True)
 
     def run(self) -> None:
         """Until `close`."""

@@ -236,7 +236,7 @@ def ledger(options: argparse.Namespace) -> Check:
     say("ledger: reserve and settle at 300 requests/s")
     arguments = ["--seconds", "3"] if options.quick else []
     done = subprocess.run(
-        [sys.executable, str(ROOT / "scripts" / "bench-ledger"), *arguments],
+        [sys.executable, str(ROOT / "scripts" / "bench_ledger.py"), *arguments],
         stdout=sys.stderr if options.json else None,
         check=False,
     )

@@ -333,7 +333,7 @@ async def test_commits_that_wait_for_the_disk_never_lengthen_the_wal(path: Path)
     wal = path.with_name("ledger.db-wal")
     database = Database.open(path, sync="full")
     whole = wal.stat().st_size
-    assert whole >= oxlo_local.db.LONGEST_WAL * (4096 + 24)
+    assert whole >= oxlo_local.db.WRITES_A_CHECKPOINT * 4 * (4096 + 24)
     await database.write(lambda connection: connection.execute("CREATE TABLE numbers (n INTEGER)") and None)
     for number in range(50):
         await database.write(partial(inserted, number))
@@ -404,12 +404,34 @@ async def test_close_finishes_what_is_queued_and_refuses_the_rest(path: Path) ->
         await database.read(lambda connection: None)
 
 
-async def test_the_wal_is_copied_beside_the_writer(db: Database, path: Path, tmp_path: Path) -> None:
+async def test_the_wal_is_copied_beside_the_writer(
+    db: Database, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oxlo_local.db, "WRITES_A_CHECKPOINT", 500)
     for start in range(0, 4 * oxlo_local.db.WRITES_A_CHECKPOINT, 100):
         await asyncio.gather(*(db.submit(partial(inserted, start + k)) for k in range(100)))
     db._checkpoints.close()
     copy = shutil.copy(path, tmp_path / "without-its-wal.db")
     assert len(committed(Path(copy))) >= oxlo_local.db.WRITES_A_CHECKPOINT
+
+
+async def test_a_pause_is_used_to_copy_the_wal(
+    db: Database, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oxlo_local.db, "WORTH_A_CHECKPOINT", 20)
+    copied = tmp_path / "without-its-wal.db"
+
+    async def rows_in_the_file() -> int:
+        shutil.copy(path, copied)
+        tables = beside(copied).execute("SELECT count(*) FROM sqlite_master WHERE name = 'numbers'").fetchone()
+        return len(committed(copied)) if tables[0] else 0
+
+    for number in range(20):
+        assert await rows_in_the_file() == 0
+        await db.write(partial(inserted, number))
+    async with asyncio.timeout(30):
+        while await rows_in_the_file() < 20:
+            await asyncio.sleep(0.05)
 
 
 async def test_the_wal_starts_over_under_steady_load(
