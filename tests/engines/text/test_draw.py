@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from oxlo_local.calls import Sampling
-from oxlo_local.engines.text.draw import candidates, draw, draws, pick
+from oxlo_local.engines.text.draw import candidates, draw, draws, largest, pick
 
 
 def logits_of(seed: int, size: int, spread: float) -> NDArray[np.float32]:
@@ -67,6 +67,17 @@ def test_pick_is_where_the_running_sum_passes(seed: int, uniform: float, size: i
     target = uniform * sums[-1]
     assert sums[place] >= target * (1 - 1e-6)
     assert (sums[place - 1] if place else 0.0) <= target * (1 + 1e-6)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 5000), st.data(), st.booleans())
+def test_largest_are_those_of_a_sort(seed: int, size: int, data: st.DataObject, ties: bool) -> None:
+    values = np.random.default_rng(seed).normal(size=size).astype(np.float32)
+    if ties:
+        values = np.round(values)
+    count = data.draw(st.integers(1, size))
+    found = largest(values, count)
+    assert len(set(found.tolist())) == count
+    assert sorted(values[found]) == sorted(values)[size - count :]
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
