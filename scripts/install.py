@@ -359,25 +359,25 @@ def main() -> int:
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     env = Environment(root)
-    with open(root / ".venv.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another start is installing; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        have = env.extras(fingerprint)
-        if have is not None and wanted <= have:
-            return 0
-        extras = wanted | (have or set())
-        try:
+    try:
+        with open(root / ".venv.lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say("another start is installing; waiting for it")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            have = env.extras(fingerprint)
+            if have is not None and wanted <= have:
+                return 0
+            extras = wanted | (have or set())
             install(env, extras)
-        except Stop as stop:
-            say(f"stopped: {stop}")
-            return 1
-        except KeyboardInterrupt:
-            say("interrupted; the next start begins again, with what pip has already downloaded")
-            return 130
-        env.stamp.write_text(f"{fingerprint}\n{' '.join(sorted(extras))}\n")
+            env.stamp.write_text(f"{fingerprint}\n{' '.join(sorted(extras))}\n")
+    except (Stop, OSError) as error:  # a checkout that this user may not write to, say
+        say(f"stopped: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted; the next start begins again, with what pip has already downloaded")
+        return 130
     return 0
 
 

@@ -50,6 +50,17 @@ def test_the_announcement_says_what_torch_weighs(install: ModuleType) -> None:
     )
 
 
+def test_the_readme_says_what_the_installer_asks_for(install: ModuleType) -> None:
+    everything = {"text", "speech", "image"}
+    machines = [install.Machine(True, cuda, False, True, 50) for cuda in (None, 13.0)]
+    text, all_cpu, all_cuda = (
+        f"{install.needed_gb(extras, machine):.1f}"
+        for extras, machine in (({"text"}, machines[0]), (everything, machines[0]), (everything, machines[1]))
+    )
+    told = f"{text} GB of disk instead of {all_cpu}, or of {all_cuda} with torch's CUDA build"
+    assert told in (ROOT / "README.md").read_text("utf-8")
+
+
 @pytest.mark.parametrize(
     ("log", "says"),
     [
@@ -137,3 +148,11 @@ def test_an_unknown_extra_is_wrong_usage(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "scripts" / "install.py"), str(tmp_path), "1 2", "texd"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and "texd" in done.stderr and not (tmp_path / ".venv").exists()
+
+
+def test_a_checkout_that_cannot_be_written_to_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / ".venv.lock").mkdir()  # as good as a folder of somebody else's
+    command = [sys.executable, str(ROOT / "scripts" / "install.py"), str(tmp_path), "1 2", "text"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("oxlo: stopped: ") and ".venv.lock" in done.stderr
