@@ -308,7 +308,12 @@ class Catalogue:
             return f"{model.id} cannot be served here: {model.refused}{hint}"
         if model.file is not None:
             return f"the file of {model.id} is missing: {model.file}"
-        return f"{model.id} is not here; `oxlo pull {model.id}` fetches it"
+        but = (
+            ""
+            if model.kind in SERVED_KINDS
+            else f", but this version of oxlo does not serve {model.kind} yet"
+        )
+        return f"{model.id} is not here; `oxlo pull {model.id}` fetches it{but}"
 
 
 # -- reading models.toml ----------------------------------------------------------------------------------------------

@@ -180,7 +180,10 @@ def test_no_other_model_answers(name: str, mistral: Path) -> None:
     [
         ("mistrall-7b", "no model 'mistrall-7b'; did you mean mistral-7b"),
         ("mistral-7b", "`oxlo pull mistral-7b` fetches it"),
-        ("whisper-1", "`oxlo pull whisper-turbo` fetches it"),
+        (
+            "whisper-1",
+            "`oxlo pull whisper-turbo` fetches it, but this version of oxlo does not serve speech yet",
+        ),
         ("deepseek-v3.2", "cannot be served here: .*405 GB.*the nearest that can be is gpt-oss-120b"),
         ("kimi-k2.5", "cannot be served here: a trillion parameters"),
         ("zzz", "no model 'zzz'; `oxlo list --all`"),

@@ -18,6 +18,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.table import Column
 
+from oxlo_local.catalogue import SERVED_KINDS
 from oxlo_local.cli.shelf import opened
 from oxlo_local.config import load
 from oxlo_local.fit import gigabytes
@@ -55,7 +56,10 @@ def pull(name: str, *, as_json: bool, quiet: bool) -> None:
         raise typer.Exit(1) from None
     if not as_json and not quiet:
         build = f"{manifest.quant}, " if manifest.quant else ""
-        print(f"{manifest.id} is here ({build}{gigabytes(manifest.bytes)}): oxlo serve {manifest.id}")
+        known = catalogue.models.get(manifest.id)
+        served = known is None or known.kind in SERVED_KINDS
+        then = f"oxlo serve {manifest.id}" if served else "this version of oxlo does not serve it yet"
+        print(f"{manifest.id} is here ({build}{gigabytes(manifest.bytes)}): {then}")
 
 
 def _json_lines() -> Callable[[Event], None]:

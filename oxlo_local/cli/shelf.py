@@ -163,7 +163,7 @@ def plan(name: str, options: TextOptions, *, as_json: bool) -> None:
     if gguf.is_path(name):
         model, quant = catalogue.attach(Path(name)), ""
     else:
-        name, _, quant = name.partition(":")
+        name, _, quant = (name, "", "") if name.startswith("hf:") else name.partition(":")
         model = catalogue.find(name)
     if model.engine != "text" or (model.path is None and not model.files):
         _print_fixed(model, machine, as_json=as_json)

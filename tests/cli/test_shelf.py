@@ -55,6 +55,13 @@ def test_plan_of_what_does_not_fit_is_exit_code_1(shell: Shell) -> None:
     assert json.loads(out)["fits"] is False
 
 
+def test_plan_of_a_repository_says_what_to_do(shell: Shell) -> None:
+    _, err = shell.run("plan", "hf:own/tiny-GGUF:Q4_K_M", code=1)
+    assert err.startswith(
+        "oxlo: hf:own/tiny-GGUF:Q4_K_M is a repository; `oxlo pull hf:own/tiny-GGUF:Q4_K_M`"
+    )
+
+
 def test_plan_of_a_local_file_reads_its_header(shell: Shell, tmp_path: Path) -> None:
     path = tmp_path / "mine.gguf"
     path.write_bytes(gguf_bytes(50_000, context_length=512))
