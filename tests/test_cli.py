@@ -40,9 +40,10 @@ def oxlo(*arguments: str, home: Path, **environ: str) -> subprocess.CompletedPro
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_every_command_has_help_with_an_example_that_names_it(words: list[str]) -> None:
+def test_every_command_has_json_and_help_with_an_example_that_names_it(words: list[str]) -> None:
     result = CliRunner().invoke(app, [*words, "--help"])
     assert result.exit_code == 0
+    assert "--json" in result.output or words == ["serve"], "serve prints no data"
     assert "Example" in result.output and f"oxlo {' '.join(words)}" in result.output.split("Example", 1)[1]
 
 
