@@ -170,14 +170,22 @@ class Reader:
         if isinstance(prompt, str):
             if call.suffix:
                 return self._infill(call, prompt, call.suffix)
-            head = self._cut_text(call, prompt)
-            return Prompt(self._tokens(head, param="prompt", truncate=self._keep(call)), head)
+            return self._written(prompt, self._keep(call))
         self._llama.check_tokens(prompt, param="prompt")
         if call.suffix:
             raise UnsupportedValue("suffix needs the prompt as text, not as tokens", param="suffix")
         tokens = self._checked(prompt, param="prompt", truncate=self._keep(call))
-        text = b"".join(map(self._llama.piece, tokens)).decode("utf-8", "replace")
-        return Prompt(tokens, text)
+        return Prompt(tokens, self._said(tokens))
+
+    def _written(self, text: str, keep: int | None) -> Prompt:
+        """A prompt given as text, or as much of its end as makes `keep` tokens."""
+        head = text if keep is None else text[-keep * self._llama.longest_piece :]
+        tokens = self._tokens(head, param="prompt", truncate=keep)
+        whole = keep is None or len(tokens) < keep
+        return Prompt(tokens, head if whole else self._said(tokens))
+
+    def _said(self, tokens: Sequence[int]) -> str:
+        return b"".join(map(self._llama.piece, tokens)).decode("utf-8", "replace")
 
     def _infill(self, call: TextCall, prompt: str, suffix: str) -> Prompt:
         marks = self._llama.infill
@@ -205,10 +213,6 @@ class Reader:
         context = self._llama.context_length
         answer = context // 4 if call.max_tokens is None else min(call.max_tokens, context // 2)
         return max(1, context - max(1, answer))
-
-    def _cut_text(self, call: TextCall, text: str) -> str:
-        keep = self._keep(call)
-        return text if keep is None else text[-keep * self._llama.longest_piece :]
 
     # -- tokens -------------------------------------------------------------------------------------------------------
 

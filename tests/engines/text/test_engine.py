@@ -454,7 +454,10 @@ def test_truncation_of_a_text_keeps_the_token_that_begins_every_text(make_engine
     llama, text = engine._llama, "the end of a long story " * 300
     (prompt,) = engine._reader.read(TextCall("t", prompts=[text], truncate=True, max_tokens=24))
     assert (len(prompt.tokens), prompt.tokens[0]) == (1000, llama.bos)
-    assert text.endswith(b"".join(map(llama.piece, prompt.tokens[1:])).decode())
+    said = b"".join(map(llama.piece, prompt.tokens[1:])).decode()
+    assert text.endswith(said) and prompt.text == said, "an echo is what was computed"
+    (short,) = engine._reader.read(TextCall("t", prompts=["all of it"], truncate=True))
+    assert short.text == "all of it"
 
 
 def test_truncation_makes_room_although_more_is_asked_for_than_the_context_holds(
