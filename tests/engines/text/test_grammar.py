@@ -8,8 +8,10 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+from llguidance import LLMatcher
 
 from oxlo_local.calls import Constraint, Done, Finished, Sampling, TextCall
+from oxlo_local.engines.text import grammar
 from oxlo_local.engines.text.grammar import Grammars
 from oxlo_local.engines.weights import Weights
 from oxlo_local.random_model import SPECIALS, Architecture
@@ -279,6 +281,22 @@ def test_a_guide_that_begins_later_leaves_what_comes_before_alone(
     assert (guide.complete, other.complete) == (True, False)
     assert grammars.close()
     weights.close()
+
+
+def test_the_grammars_used_last_are_kept(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grammar, "KEPT", 2)
+    grammars = make_engine()._grammars
+    compiled: list[str] = []
+    compile = grammars._compile
+
+    def counted(constraint: Constraint) -> LLMatcher:
+        compiled.append(constraint.text)
+        return compile(constraint)
+
+    monkeypatch.setattr(grammars, "_compile", counted)
+    for text in "abaca":
+        grammars.guide(Constraint("regex", text, "guided_regex"))
+    assert compiled == ["a", "b", "c"]
 
 
 def test_a_cancelled_call_is_forgotten_while_it_compiles(make_engine: MakeEngine) -> None:
