@@ -29,6 +29,7 @@ from oxlo_local.engines.weights import Weights
 from oxlo_local.errors import BadRequest, OxloError, ServerError
 
 INLINE = 16_384  # characters or tokens, about a millisecond
+MOST = 1 << 20  # characters or tokens: a second of work, and an answer of some 10 MB
 
 
 class Questions:
@@ -91,6 +92,11 @@ class Questions:
 
     def _events(self, call: TokenCall) -> list[Event]:
         weights = self._weights
+        if isinstance(call, TokenizeCall | DetokenizeCall) and size(call) > MOST:
+            what, param = (
+                ("characters", "content") if isinstance(call, TokenizeCall) else ("tokens", "tokens")
+            )
+            raise BadRequest(f"{size(call):,} {what}: send at most {MOST:,} at once", param=param)
         if isinstance(call, CountCall):
             count = self._count(call.call)
             return [Started(call.id, count, 0), Done(call.id, Usage(prompt_tokens=count))]

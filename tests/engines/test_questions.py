@@ -22,7 +22,7 @@ from oxlo_local.calls import (
     TokenizeCall,
     Tokens,
 )
-from oxlo_local.engines.questions import INLINE, Questions, no_chat
+from oxlo_local.engines.questions import INLINE, MOST, Questions, no_chat
 from oxlo_local.engines.text.engine import TextEngine
 from oxlo_local.engines.weights import Weights
 from oxlo_local.random_model import write
@@ -81,6 +81,17 @@ def test_a_cancelled_one_has_one_end(questions: Questions) -> None:
     questions.cancel("a")
     questions.cancel("nobody")
     assert answered(questions) == [Failed("a", "cancelled", "the client left")]
+
+
+def test_no_more_is_taken_than_can_be_answered_in_a_second(questions: Questions) -> None:
+    questions.ask(TokenizeCall("a", "x" * (MOST + 1)))
+    questions.ask(DetokenizeCall("b", [7] * (MOST + 1)))
+    questions.ask(DetokenizeCall("c", [7] * MOST))
+    ends = {event.id: event for event in answered(questions)}
+    for id, param in (("a", "content"), ("b", "tokens")):
+        end = ends[id]
+        assert isinstance(end, Failed) and end.param == param and "1,048,576" in end.message
+    assert isinstance(ends["c"], Done)
 
 
 def test_what_cannot_be_answered_fails_alone(questions: Questions) -> None:
