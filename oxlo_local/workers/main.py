@@ -22,7 +22,9 @@ from typing import cast
 from oxlo_local import log
 from oxlo_local.calls import (
     Cancel,
+    Event,
     Events,
+    Failed,
     Gauges,
     Load,
     LoadFailed,
@@ -36,7 +38,8 @@ from oxlo_local.calls import (
     decode_down,
 )
 from oxlo_local.engines import ENGINES, Engine, Progress
-from oxlo_local.workers.pipe import Frames, pack
+from oxlo_local.errors import ServerError
+from oxlo_local.workers.pipe import Frames, Garbled, pack
 
 Command = Load | Submit | Cancel | Stop
 
@@ -146,7 +149,18 @@ class Worker:
             events = engine.step() if engine.busy() else []
             self._stepping = False
             if events:
-                self.pipe.send(Events(events, time.monotonic() - began))
+                self.tell(events, time.monotonic() - began)
+
+    def tell(self, events: list[Event], seconds: float) -> None:
+        """Send what came of a step. An event that no frame can hold fails its own call, not the worker with all."""
+        try:
+            self.pipe.send(Events(events, seconds))
+        except Garbled as error:
+            if len(events) > 1:
+                for event in events:
+                    self.tell([event], seconds)
+            else:
+                self.tell([Failed(events[0].id, ServerError.code, str(error))], seconds)
 
     def _commands(self, *, wait: bool) -> list[Command]:
         """What has come in by now; at least one command where it may `wait`."""

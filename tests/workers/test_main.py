@@ -27,6 +27,7 @@ from oxlo_local.calls import (
     Ready,
     Stop,
     Submit,
+    Text,
     TextOptions,
     Up,
     decode_up,
@@ -151,6 +152,18 @@ def test_a_call_that_hangs_while_it_is_taken_shows_in_the_pongs(monkeypatch: pyt
     finally:
         Hung.go_on.set()
         running.join(20)
+
+
+def test_an_event_that_no_frame_can_hold_fails_its_own_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("oxlo_local.workers.pipe.MAX_FRAME", 300)
+    heard, said = os.pipe()
+    texts = {"a": "fits", "b": "x" * 1000, "c": "fits too"}
+    Worker(Pipe(0, said)).tell([Text(id, 0, text, 1) for id, text in texts.items()], 0.0)
+    os.close(said)
+    messages = [decode_up.decode(body) for body in Frames().feed(os.read(heard, 65536))]
+    os.close(heard)
+    events = [event for message in messages if isinstance(message, Events) for event in message.events]
+    assert [(type(event), event.id) for event in events] == [(Text, "a"), (Failed, "b"), (Text, "c")]
 
 
 def test_the_end_of_stdin_ends_it_in_the_middle_of_a_step(worker: Spoken) -> None:
