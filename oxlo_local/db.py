@@ -9,10 +9,10 @@ The file is in WAL mode: readers, also in other processes, never wait for the wr
 that another process keeps out for `busy_seconds`, a full disk, a file that cannot be written or that is not at its path
 any more is `LedgerUnavailable` with what is wrong, because nothing is served unmetered.
 
-SQLite would copy the WAL into the file in the commit that finds it long, and everybody behind that commit would wait for
-two fsyncs and some thousand page writes. Another thread does it here, beside the writer: when nobody writes, and under
-steady load seldom, because a commit that falls into the copy's fsync waits for it. Twice the writes until a copy are
-not twice the pages to copy (many are the same), and half as many commits that wait.
+SQLite would copy the WAL into the file in the commit that finds it long, and everybody behind that commit would wait
+for two fsyncs and some thousand page writes. Another thread does it here, beside the writer: when nobody writes, and
+under steady load seldom, because a commit that falls into the copy's fsync waits for it. Twice the writes until a copy
+are not twice the pages to copy (many are the same), and half as many commits that wait.
 
 An fsync of a file that has grown waits for the file system's journal, with whatever else that is writing just then. So
 with `sync="full"` the WAL gets its whole length at the start, and commits only write over it.

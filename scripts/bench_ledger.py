@@ -6,11 +6,12 @@ ledger in SQLite can do: the same million rows in a bare table without index, tr
 thread, two transactions a request (BEGIN IMMEDIATE, INSERT or UPDATE, COMMIT). Both get the same arrivals at a fixed
 rate, in rounds that take turns (ledger, control, ledger, control, ...), so that a noisy machine disturbs both; each
 figure is the median of the rounds' own. A sample is the time that a request spends inside reserve plus the time inside
-settle, with 10 to 50 ms of pretended work between. A round of 14 seconds has 8,400 writes and so one copy of the WAL into
-the file, which the ledger makes after 8,000 without a pause, and which is the slowest thing that a commit can meet; the
-control makes its copies itself, after a thousand pages. At the end the summaries and `verify` are timed over all rows.
-The targets: p99 at most 2 ms, or at most 1.5 times the control's; a summary in about a second (1.5 at most). Exit code
-1 if one is missed. With --one-core everything shares a core, which is only fair where nothing else wants it.
+settle, with 10 to 50 ms of pretended work between. A round of 14 seconds has 8,400 writes and so one copy of the WAL
+into the file, which the ledger makes after 8,000 without a pause, and which is the slowest thing that a commit can
+meet; the control makes its copies itself, after a thousand pages. At the end the summaries and `verify` are timed over
+all rows. The targets: p99 at most 2 ms, or at most 1.5 times the control's; a summary in about a second (1.5 at
+most). Exit code 1 if one is missed. With --one-core everything shares a core, which is only fair where nothing else
+wants it.
 
 Example:  scripts/bench-ledger --rounds 9    or    scripts/bench-ledger --json --folder /var/lib/oxlo
 """
