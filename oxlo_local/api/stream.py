@@ -206,7 +206,9 @@ class RunAnswer:
         except Exception as error:
             if not self._begun:
                 raise
-            end = self._end(parts.error_event(_told(error)))
+            failure = _told(error)
+            self._exchange.status = failure.status  # for log and metrics: its client was sent a 200
+            end = self._end(parts.error_event(failure))
         for message in end:
             await send(message)
 

@@ -23,7 +23,10 @@ from tests.openai_description import judge
 CHAT = "/v1/chat/completions"
 
 
-def test_a_failure_in_mid_stream_is_one_event_and_the_end(site: Site) -> None:
+def test_a_failure_in_mid_stream_is_one_event_and_the_end(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "oxlo_local.api")
     answer = site.client.post(CHAT, json=chat_body("one two !fail=2 three", stream=True))
     assert answer.status_code == 200
     blocks = answer.text.split("\n\n")
@@ -37,6 +40,8 @@ def test_a_failure_in_mid_stream_is_one_event_and_the_end(site: Site) -> None:
     assert said == "one two "
     row = site.rows()[-1]
     assert (row["status"], row["reason"], row["price_micros"]) == ("refunded", "server_error", 2700)
+    until(lambda: f"POST {CHAT} 500 " in caplog.text)  # though its status line said 200
+    assert f'endpoint="{CHAT}",model="echo",status="500"' in site.client.get("/metrics").text
 
 
 def test_a_failure_before_output_is_a_plain_error(site: Site) -> None:
