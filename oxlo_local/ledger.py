@@ -281,6 +281,8 @@ class Ledger:
         if isinstance(error, LedgerUnavailable):
             log.error("entry %s will be %s later: %s", close.entry_id, close.status, error)
             self._owed.append(close)
+        elif error is not None and not isinstance(error, EntryClosed):  # perhaps nobody else hears of it
+            log.error("entry %s stays open until this process ends", close.entry_id, exc_info=error)
 
     async def _wait(self, closing: asyncio.Future[None]) -> None:
         try:

@@ -238,6 +238,26 @@ async def test_a_close_is_kept_when_its_client_leaves_a_locked_file(
     assert (await row_of(db, entry)).status == "settled"
 
 
+async def test_a_close_that_fails_for_a_fault_of_ours_is_told_although_its_client_has_left(
+    db: Database, ledger: Ledger, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    entry = await ledger.reserve(ASK)
+
+    def refuse(connection: Connection) -> None:
+        connection.execute(
+            "CREATE TRIGGER faulty BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'a fault of ours'); END"
+        )
+
+    await db.write(refuse)
+    settling = asyncio.create_task(ledger.settle(entry, Outcome()))
+    await asyncio.sleep(0)
+    settling.cancel()
+    await asyncio.gather(settling, return_exceptions=True)
+    await db.write(lambda connection: connection.execute("DROP TRIGGER faulty") and None)
+    assert f"entry {entry.id} stays open" in caplog.text and "a fault of ours" in caplog.text
+    assert [row["status"] for row in ledger_rows(home)] == ["open"]
+
+
 async def test_what_is_owed_is_written_at_the_end(db: Database, home: Path) -> None:
     ledger = await Ledger.open(db, home / "locks")
     entry = await ledger.reserve(ASK)
