@@ -134,6 +134,11 @@ def credit_key(id_or_name: str, amount: str, why: str, entry_id: str | None, as_
         print_json(_plain_event(event))
     else:
         print(f"credited key {key.id} ({key.name}) with {usd(micros)} USD: {event.id}")
+    if key.limits.budget is None:
+        print(
+            f"the key has no budget, so this changes nothing until `oxlo keys limit {key.name} --budget` gives it one",
+            file=sys.stderr,
+        )
 
 
 def print_events(since: float | None, id_or_name: str | None, as_json: bool) -> None:

@@ -134,6 +134,17 @@ def test_what_is_no_moment_is_refused(text: str) -> None:
         moment(text, "--since", 1_000_000)
 
 
+def test_a_credit_without_a_budget_says_that_it_changes_nothing(shell: Shell) -> None:
+    shell.run("keys", "create", "free")
+    out, err = shell.run("ledger", "credit", "free", "1usd", "--why", "a gift")
+    assert out.startswith("credited key ")
+    assert err.startswith(
+        "the key has no budget, so this changes nothing until `oxlo keys limit free --budget`"
+    )
+    shell.run("keys", "limit", "free", "--budget", "1usd/day")
+    assert shell.run("ledger", "credit", "free", "1usd", "--why", "a gift")[1] == ""
+
+
 def test_a_credit_is_written_down_and_verified(shell: Shell) -> None:
     shell.run("keys", "create", "ci", "--budget", "1usd/day")
     out, _ = shell.run("ledger", "credit", "ci", "5usd", "--why", "the outage of Monday", "--json")
