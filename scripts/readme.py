@@ -18,6 +18,7 @@ from oxlo_local.cli import app
 from oxlo_local.config import SETTINGS
 from oxlo_local.errors import Cancelled, OxloError, every_error
 from oxlo_local.protocol.fields import CHAT, COMPLETIONS, DETOKENIZE, EMBEDDINGS, RERANK, TOKENIZE, Field
+from oxlo_local.protocol.messages.fields import MESSAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -198,6 +199,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "endpoints": endpoints,
     "chat fields": lambda: fields(CHAT),
     "completion fields": lambda: fields(COMPLETIONS),
+    "messages fields": lambda: fields(MESSAGES),
     "embedding fields": lambda: fields(EMBEDDINGS),
     "rerank fields": lambda: fields(RERANK),
     "tokenize fields": lambda: fields(TOKENIZE),

@@ -8,8 +8,9 @@ Everything that fails raises an `OxloError`; only this file makes a response of 
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import msgspec
@@ -30,6 +31,7 @@ from oxlo_local.api import (
     completions,
     embeddings,
     guard,
+    messages,
     models,
     once,
     rerank,
@@ -45,11 +47,13 @@ from oxlo_local.errors import (
     NotFound,
     OxloError,
     ServerError,
+    Standing,
     TooManyRequests,
     Unauthorized,
 )
 from oxlo_local.ledger import usd
 from oxlo_local.protocol import parts
+from oxlo_local.protocol.dialect import ANTHROPIC, OPENAI, Dialect, dialect_of
 
 __all__ = ["ROUTES", "Endpoint", "State", "create_app", "error_response", "not_http"]
 
@@ -79,6 +83,8 @@ ROUTES = (
     Endpoint("GET", "/v1/usage", usage.show),
     Endpoint("POST", "/v1/chat/completions", chat.create, takes_json=True),
     Endpoint("POST", "/v1/completions", completions.create, takes_json=True),
+    Endpoint("POST", "/v1/messages", messages.create, takes_json=True),
+    Endpoint("POST", "/v1/messages/count_tokens", messages.count, takes_json=True),
     Endpoint("POST", "/v1/embeddings", embeddings.create, takes_json=True),
     Endpoint("POST", "/v1/rerank", rerank.create, takes_json=True),
     Endpoint("POST", "/tokenize", tokens.tokenize, takes_json=True),
@@ -149,6 +155,7 @@ def _cors(state: State) -> list[Middleware]:
 _PROBES = frozenset(each.path for each in ROUTES if each.who == "anyone")  # asked all the time
 _EXPOSED = (
     "x-request-id",
+    "request-id",
     "openai-processing-ms",
     "x-oxlo-entry",
     "x-oxlo-price-usd",
@@ -160,6 +167,9 @@ _EXPOSED = (
     "x-ratelimit-limit-requests",
     "x-ratelimit-remaining-requests",
     "x-ratelimit-reset-requests",
+    "anthropic-ratelimit-requests-limit",
+    "anthropic-ratelimit-requests-remaining",
+    "anthropic-ratelimit-requests-reset",
 )
 
 
@@ -179,6 +189,7 @@ class Frame:
             return
         asked_id = Headers(scope=scope).get("x-request-id", "")
         exchange = Exchange(asked_id if SANE_ID.fullmatch(asked_id) else _new_id())
+        exchange.dialect = dialect_of(scope["path"])
         scope["oxlo.exchange"] = exchange
         logs.request_id.set(exchange.request_id)
 
@@ -187,7 +198,9 @@ class Frame:
                 exchange.status = message["status"]
                 headers = MutableHeaders(scope=message)
                 _add_headers(headers, exchange)
-                headers.update(await self._standing(exchange))
+                standings, price = await self._standings(exchange)
+                now = datetime.now(UTC) if exchange.dialect is ANTHROPIC else None
+                headers.update(standing.headers_of(standings, price, anthropic_at=now))
             await send(message)
 
         self._metrics.request_started()
@@ -198,20 +211,20 @@ class Frame:
         finally:
             self._finish(scope, exchange)
 
-    async def _standing(self, exchange: Exchange) -> dict[str, str]:
-        """What is left of the key's limits now; as its row or its refusal found it, where there is one."""
+    async def _standings(self, exchange: Exchange) -> tuple[Sequence[Standing], int]:
+        """The key's limits now, as its row or its refusal found them, where there is one; what the request costs."""
         caller, entry, refusal = exchange.caller, exchange.entry, exchange.refusal
         if caller is None or not caller.limits.counted:
-            return {}
+            return (), 0
         if refusal is not None:
-            return standing.headers_of(refusal.standings, refusal.price_micros)
+            return refusal.standings, refusal.price_micros
         price = 0 if entry is None else entry.price_micros
         if entry is not None and entry.standings and exchange.status < 400:
-            return standing.headers_of(entry.standings, price)
+            return entry.standings, price
         try:
-            return standing.headers_of(await self._ledger.standings(caller.key_id), price)
+            return await self._ledger.standings(caller.key_id), price
         except OxloError:  # a ledger in trouble, a key just revoked: the answer is what it is
-            return {}
+            return (), 0
 
     def _finish(self, scope: Scope, exchange: Exchange) -> None:
         status = Cancelled.status if exchange.client_left or not exchange.status else exchange.status
@@ -238,6 +251,8 @@ def _new_id() -> str:
 
 def _add_headers(headers: MutableHeaders, exchange: Exchange) -> None:
     headers["x-request-id"] = exchange.request_id
+    if exchange.dialect is ANTHROPIC:
+        headers["request-id"] = exchange.request_id
     headers["openai-processing-ms"] = str(round(1000 * exchange.seconds))
     if exchange.entry is not None:
         headers["x-oxlo-entry"] = exchange.entry.id
@@ -253,8 +268,10 @@ def _add_headers(headers: MutableHeaders, exchange: Exchange) -> None:
 LINGER_SECONDS = 2.0
 
 
-def error_response(error: OxloError, kind: type[Response] = Response) -> Response:
-    """The one error shape, with the headers that tell a client whether to try again."""
+def error_response(
+    error: OxloError, kind: type[Response] = Response, *, dialect: Dialect = OPENAI, request_id: str = ""
+) -> Response:
+    """The error in the dialect of its route, with the headers that tell a client whether to try again."""
     headers = {}
     if error.retryable:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after or 1)))
@@ -264,7 +281,7 @@ def error_response(error: OxloError, kind: type[Response] = Response) -> Respons
         headers["x-should-retry"] = "false"
     if isinstance(error, Unauthorized):
         headers["www-authenticate"] = "Bearer"
-    body = msgspec.json.encode(parts.error_object(error))
+    body = msgspec.json.encode(dialect.error_object(error, request_id))
     return kind(body, error.status, headers, media_type="application/json")
 
 
@@ -302,30 +319,37 @@ class LastWords(Response):
         await send({"type": "http.response.body", "body": b""})
 
 
+def _response_to(request: Request, error: OxloError, kind: type[Response] = Response) -> Response:
+    exchange = exchange_of(request)
+    return error_response(error, kind, dialect=exchange.dialect, request_id=exchange.request_id)
+
+
 async def _on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, OxloError)
     exchange = exchange_of(request)
     exchange.client_left = isinstance(error, Cancelled)
     exchange.refusal = error if isinstance(error, TooManyRequests) and error.standings else None
-    return error_response(error, LastWords if exchange.body_left else Response)
+    return _response_to(request, error, LastWords if exchange.body_left else Response)
 
 
 async def _on_fault(request: Request, error: Exception) -> Response:
     """Anything else is a fault of ours, which the frame logs."""
-    return error_response(ServerError("The server failed on this request; its log says why."))
+    return _response_to(request, ServerError("The server failed on this request; its log says why."))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     """What the router refuses: no such path, another method."""
     assert isinstance(error, HTTPException)
-    path = request.url.path.encode("ascii", "backslashreplace").decode()[:200]
+    # Not `request.url`, which is made with the Host header: that may be no part of any URL.
+    path = request.scope["path"].encode("ascii", "backslashreplace").decode()[:200]
     if error.status_code == NotFound.status:
-        return error_response(NotFound(f"There is no route {path}; the README lists them all."))
+        return _response_to(request, NotFound(f"There is no route {path}; the README lists them all."))
     if error.status_code != MethodNotAllowed.status:
-        return error_response(BadRequest(error.detail))
+        return _response_to(request, BadRequest(error.detail))
     allowed = (error.headers or {}).get("Allow", "")
     if request.method == "OPTIONS":
         return Response(status_code=204, headers={"allow": allowed})
-    response = error_response(MethodNotAllowed(f"{path} does not take {request.method}; it takes {allowed}."))
+    refusal = MethodNotAllowed(f"{path} does not take {request.method}; it takes {allowed}.")
+    response = _response_to(request, refusal)
     response.headers["allow"] = allowed
     return response

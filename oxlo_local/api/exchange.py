@@ -16,6 +16,7 @@ from oxlo_local.inference import Caller, Inference, Run
 from oxlo_local.keys import Keys
 from oxlo_local.ledger import Entry, Ledger
 from oxlo_local.metrics import Metrics
+from oxlo_local.protocol.dialect import OPENAI, Dialect
 from oxlo_local.replays import Replays
 from oxlo_local.workers.supervisor import Fleet
 
@@ -59,6 +60,7 @@ class Exchange:
     request_id: str
     started: float = field(default_factory=time.perf_counter)
     created: int = field(default_factory=lambda: int(time.time()))
+    dialect: Dialect = OPENAI  # of the path that was asked for
     endpoint: str = "other"  # path of the route, never the path that was asked for
     caller: Caller | None = None
     model: str = ""  # id that runs

@@ -8,6 +8,7 @@ one after the other would see nothing else.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from oxlo_local.errors import Standing
 
@@ -21,8 +22,13 @@ class _Requests:
     reset: float
 
 
-def headers_of(standings: Sequence[Standing], price_micros: int) -> dict[str, str]:
-    """The headers; none where no limit can be told in requests of this price (0 = unknown)."""
+def headers_of(
+    standings: Sequence[Standing], price_micros: int, *, anthropic_at: datetime | None = None
+) -> dict[str, str]:
+    """The headers; none where no limit can be told in requests of this price (0 = unknown).
+
+    With `anthropic_at`, the time now, they are told as Anthropic does too, whose reset is a moment.
+    """
     found = [told for one in standings if (told := _in_requests(one, price_micros)) is not None]
     if not found:
         return {}
@@ -33,6 +39,12 @@ def headers_of(standings: Sequence[Standing], price_micros: int) -> dict[str, st
     }
     if math.isfinite(first.reset):
         headers["x-ratelimit-reset-requests"] = duration(first.reset)
+    if anthropic_at is not None:
+        headers["anthropic-ratelimit-requests-limit"] = str(first.limit)
+        headers["anthropic-ratelimit-requests-remaining"] = str(first.remaining)
+        if math.isfinite(first.reset):
+            reset = anthropic_at + timedelta(seconds=math.ceil(first.reset))
+            headers["anthropic-ratelimit-requests-reset"] = reset.strftime("%Y-%m-%dT%H:%M:%SZ")
     return headers
 
 

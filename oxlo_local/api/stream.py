@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 # Where the models of a kind are asked.
 ENDPOINTS: dict[Kind, str] = {
-    "chat": "/v1/chat/completions or /v1/completions",
+    "chat": "/v1/chat/completions, /v1/completions or /v1/messages",
     "embedding": "/v1/embeddings",
     "rerank": "/v1/rerank",
 }
@@ -45,7 +45,6 @@ _STREAM_HEADERS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
-_HEARTBEAT = b": ping\n\n"
 
 
 class Feed:
@@ -206,9 +205,8 @@ class RunAnswer:
         except Exception as error:
             if not self._begun:
                 raise
-            failure = _told(error)
-            self._exchange.status = failure.status  # for log and metrics: its client was sent a 200
-            end = self._end(parts.error_event(failure))
+            told = self._exchange.dialect.error_event(_told(error), self._exchange.request_id)
+            end = self._end(told)
         for message in end:
             await send(message)
 
@@ -232,7 +230,7 @@ class RunAnswer:
                         await exchange.keep(end)
                         return end
                     if self._streamed and (data or not events):
-                        await self._write(send, data or _HEARTBEAT)
+                        await self._write(send, data or exchange.dialect.heartbeat)
         raise ServerError("The answer ended without being complete.")
 
     def _call(self, model: Model) -> Call:

@@ -18,14 +18,14 @@ from oxlo_local.protocol.chat import ChatRequest
 async def tokenize(state: State, request: Request) -> Response:
     """A text in, its tokens out."""
     asked = await read_request(state, request, tokens.decode_tokenize)
-    event = await _ask(state, request, asked.model, lambda _, id: tokens.tokenize_call(asked, id))
+    event = await ask(state, request, asked.model, lambda _, id: tokens.tokenize_call(asked, id))
     return _json(tokens.tokens_answer(event, with_pieces=bool(asked.with_pieces)))
 
 
 async def detokenize(state: State, request: Request) -> Response:
     """Tokens in, their text out."""
     asked = await read_request(state, request, tokens.decode_detokenize)
-    event = await _ask(state, request, asked.model, lambda _, id: tokens.detokenize_call(asked, id))
+    event = await ask(state, request, asked.model, lambda _, id: tokens.detokenize_call(asked, id))
     return _json(tokens.text_answer(event, "content"))
 
 
@@ -42,13 +42,13 @@ async def apply_template(state: State, request: Request) -> Response:
         require_kind(model, "chat")
         return PromptCall(id, chat.to_call(asked, model.sampling, id))
 
-    return _json(tokens.text_answer(await _ask(state, request, asked.model, call_for), "prompt"))
+    return _json(tokens.text_answer(await ask(state, request, asked.model, call_for), "prompt"))
 
 
-async def _ask(
+async def ask(
     state: State, request: Request, name: str | None, call_for: Callable[[Model, str], TokenCall]
 ) -> Event:
-    """The one event that answers a question.
+    """The one event that answers a question; `Done` where that says it all.
 
     Raises OxloError: a model that is unknown, stopped or not this key's, and what the worker says.
     """
@@ -65,7 +65,7 @@ async def _ask(
         async for event in stream:
             if isinstance(event, Failed):
                 raise from_code(event.code, event.message, param=event.param)
-            if not isinstance(event, Started | Done):
+            if not isinstance(event, Started | Done) or (answer is None and isinstance(event, Done)):
                 answer = event
     finally:
         stream.cancel()

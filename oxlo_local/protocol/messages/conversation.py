@@ -1,0 +1,228 @@
+"""Anthropic's messages as the turns of a chat.
+
+Neighbours of one role are one turn there, and a user's turn holds the results of calls; here a result is a turn of its
+own, before the user's words. Each call needs its result, and each result its call, as Anthropic demands it too.
+
+An assistant's texts are joined as they are, since they were one text once; all others with line feeds, as a chat's
+parts are. A document or a passage of text is shown to the model between tags, an error of a tool begins with `Error: `.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from oxlo_local.calls import Message, ToolCall
+from oxlo_local.errors import BadRequest, UnsupportedValue
+from oxlo_local.protocol.messages import blocks
+from oxlo_local.protocol.messages.blocks import AnyBlock, InputMessage, TextBlock
+from oxlo_local.protocol.messages.thinking import thought_of
+from oxlo_local.protocol.schemas import check_size
+
+_BELONGS = {
+    "user": (
+        blocks.TextBlock,
+        blocks.ImageBlock,
+        blocks.DocumentBlock,
+        blocks.SearchResultBlock,
+        blocks.ToolResultBlock,
+    ),
+    "assistant": (TextBlock, blocks.ThinkingBlock, blocks.RedactedThinkingBlock, blocks.ToolUseBlock),
+    "system": (TextBlock,),
+}
+
+
+class Placed(NamedTuple):
+    """A block and where it stands in the request."""
+
+    path: str
+    block: AnyBlock
+
+
+@dataclass
+class Conversation:
+    """The turns in the engine's words; the names of deferred tools that they refer to; what had no effect."""
+
+    turns: list[Message] = field(default_factory=list)
+    references: set[str] = field(default_factory=set)
+    warnings: list[str] = field(default_factory=list)
+
+
+def conversation_of(
+    system: str | Sequence[TextBlock] | None, messages: Sequence[InputMessage]
+) -> Conversation:
+    """The conversation. Raises BadRequest and its kinds, with the path of the field."""
+    told = Conversation()
+    if system:
+        text = system if isinstance(system, str) else "\n".join(block.text for block in system)
+        told.turns.append(Message("system", text))
+    open_calls: dict[str, str] = {}  # id -> path, of the turn before
+    for role, run in groupby(enumerate(messages), key=lambda numbered: numbered[1].role):
+        placed = [each for index, message in run for each in _placed(index, message, role)]
+        if role == "assistant":
+            _assistant(told, placed)
+            open_calls = _calls_in(placed)
+        elif role == "user":
+            _user(told, placed, open_calls)
+        else:
+            told.turns.append(Message("system", "\n".join(_texts(placed, told))))
+        if open_calls and role != "assistant":
+            _unanswered(open_calls)
+    _unanswered(open_calls)
+    return told
+
+
+def _unanswered(open_calls: dict[str, str]) -> None:
+    for path in open_calls.values():
+        raise BadRequest(
+            "This call has no result: a 'tool_result' block with its id is due in the next user message.",
+            param=path,
+        )
+
+
+def _placed(index: int, message: InputMessage, role: str) -> list[Placed]:
+    path = f"messages[{index}].content"
+    if isinstance(message.content, str):
+        return [Placed(path, TextBlock(text=message.content))]
+    placed = [Placed(f"{path}[{place}]", block) for place, block in enumerate(message.content)]
+    for here, block in placed:
+        if not isinstance(block, _BELONGS[role]):
+            kind = block.__struct_config__.tag
+            raise BadRequest(
+                f"A block of type '{kind}' has no place in {role} messages.", param=f"{here}.type"
+            )
+    return placed
+
+
+def without_thoughts(turns: Sequence[Message], keep: int) -> list[Message]:
+    """The turns with the thoughts of no more than the last `keep` of the assistant's."""
+    theirs = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
+    cleared = frozenset(theirs[: max(0, len(theirs) - keep)])
+    return [replace(turn, reasoning=None) if place in cleared else turn for place, turn in enumerate(turns)]
+
+
+# -- the assistant ----------------------------------------------------------------------------------------------------
+
+
+def _assistant(told: Conversation, placed: Sequence[Placed]) -> None:
+    texts, thoughts, calls = [], [], []
+    for path, block in placed:
+        match block:
+            case blocks.TextBlock():
+                texts.append(block.text)
+            case blocks.ThinkingBlock():
+                thoughts.append(thought_of(block, path))
+            case blocks.RedactedThinkingBlock():
+                told.warnings.append(f"{path} has no effect: its thoughts can be read by their maker only")
+            case blocks.ToolUseBlock():
+                calls.append(ToolCall(block.id, block.name, _json(block.input, f"{path}.input")))
+    told.turns.append(
+        Message("assistant", "".join(texts), tool_calls=calls, reasoning="\n\n".join(thoughts) or None)
+    )
+
+
+def _json(value: dict[str, object], path: str) -> str:
+    """The input of a call as text, checked: templates take it apart."""
+    try:
+        check_size(value, path)
+    except BadRequest:
+        raise BadRequest("The input of a call is a JSON object of moderate size.", param=path) from None
+    return msgspec.json.encode(value).decode()
+
+
+def _calls_in(placed: Sequence[Placed]) -> dict[str, str]:
+    calls: dict[str, str] = {}
+    for path, block in placed:
+        if isinstance(block, blocks.ToolUseBlock):
+            if block.id in calls:
+                raise BadRequest("Two calls have the same id.", param=f"{path}.id")
+            calls[block.id] = path
+    return calls
+
+
+# -- the user ---------------------------------------------------------------------------------------------------------
+
+
+def _user(told: Conversation, placed: Sequence[Placed], open_calls: dict[str, str]) -> None:
+    rest, results = [], 0
+    for path, block in placed:
+        if isinstance(block, blocks.ToolResultBlock):
+            _answers(block, path, open_calls)
+            told.turns.append(Message("tool", _result(block, path, told), tool_call_id=block.tool_use_id))
+            results += 1
+        else:
+            rest.append(Placed(path, block))
+    if rest or not results:
+        told.turns.append(Message("user", "\n".join(_texts(rest, told))))
+
+
+def _answers(block: blocks.ToolResultBlock, path: str, open_calls: dict[str, str]) -> None:
+    if open_calls.pop(block.tool_use_id, None) is None:
+        raise BadRequest(
+            "'tool_use_id' is not the id of a call in the turn before, or was answered already.",
+            param=f"{path}.tool_use_id",
+        )
+
+
+def _result(block: blocks.ToolResultBlock, path: str, told: Conversation) -> str:
+    if isinstance(block.content, list):
+        inner = [Placed(f"{path}.content[{place}]", each) for place, each in enumerate(block.content)]
+        text = "\n".join(_texts(inner, told))
+    else:
+        text = block.content or ""
+    return f"Error: {text}" if block.is_error else text
+
+
+def _texts(placed: Sequence[Placed], told: Conversation) -> list[str]:
+    texts = []
+    for path, block in placed:
+        match block:
+            case blocks.TextBlock():
+                texts.append(block.text)
+            case blocks.DocumentBlock():
+                _refuse_citations(block.citations, path)
+                texts.append(_document(block, path, told))
+            case blocks.SearchResultBlock():
+                _refuse_citations(block.citations, path)
+                words = "\n".join(each.text for each in block.content)
+                texts.append(_tagged("search_result", {"source": block.source, "title": block.title}, words))
+            case blocks.ToolReferenceBlock():
+                told.references.add(block.tool_name)
+                texts.append(f"The tool {block.tool_name} is there now.")
+            case _:
+                raise UnsupportedValue("Images in messages are not supported.", param=f"{path}.type")
+    return texts
+
+
+def _document(block: blocks.DocumentBlock, path: str, told: Conversation) -> str:
+    match block.source:
+        case blocks.PlainText():
+            text = block.source.data
+        case blocks.DocumentContent(content=str() as content):
+            text = content
+        case blocks.DocumentContent(content=list() as content):
+            here = f"{path}.source.content"
+            inner = [Placed(f"{here}[{place}]", each) for place, each in enumerate(content)]
+            text = "\n".join(_texts(inner, told))
+        case _:
+            raise UnsupportedValue(
+                "PDF documents are not supported; send their text, as a source of type 'text'.",
+                param=f"{path}.source.type",
+            )
+    return _tagged("document", {"title": block.title, "context": block.context}, text)
+
+
+def _tagged(tag: str, about: dict[str, str | None], text: str) -> str:
+    """Text between tags whose attributes are JSON strings."""
+    known = "".join(
+        f" {name}={msgspec.json.encode(value).decode()}" for name, value in about.items() if value is not None
+    )
+    return f"<{tag}{known}>\n{text}\n</{tag}>"
+
+
+def _refuse_citations(citations: blocks.Citations | None, path: str) -> None:
+    if citations is not None and citations.enabled:
+        raise UnsupportedValue("Answers cite nothing; leave it out.", param=f"{path}.citations.enabled")
