@@ -340,8 +340,7 @@ async def _on_fault(request: Request, error: Exception) -> Response:
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     """What the router refuses: no such path, another method."""
     assert isinstance(error, HTTPException)
-    # Not `request.url`, which is made with the Host header: that may be no part of any URL.
-    path = request.scope["path"].encode("ascii", "backslashreplace").decode()[:200]
+    path = request.url.path.encode("ascii", "backslashreplace").decode()[:200]
     if error.status_code == NotFound.status:
         return _response_to(request, NotFound(f"There is no route {path}; the README lists them all."))
     if error.status_code != MethodNotAllowed.status:

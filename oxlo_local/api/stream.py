@@ -205,7 +205,9 @@ class RunAnswer:
         except Exception as error:
             if not self._begun:
                 raise
-            told = self._exchange.dialect.error_event(_told(error), self._exchange.request_id)
+            failure = _told(error)
+            self._exchange.status = failure.status  # for log and metrics: its client was sent a 200
+            told = self._exchange.dialect.error_event(failure, self._exchange.request_id)
             end = self._end(told)
         for message in end:
             await send(message)
