@@ -251,7 +251,7 @@ class Reader:
         return ContextLengthExceeded(
             # The first words are OpenAI's: clients know the error by them.
             f"This model's maximum context length is {self._llama.context_length} tokens and the prompt has {count}: "
-            'shorten it, send truncation "auto", or serve the model with a larger --ctx',
+            "shorten it, send truncation=auto, or serve the model with a larger --ctx",
             param=param,
         )
 
