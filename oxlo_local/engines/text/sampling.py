@@ -25,6 +25,7 @@ from oxlo_local.errors import BadRequest
 
 SEED_SPACE = 2**32 - 1  # libllama reads the largest value as "draw one"
 COLDEST = 1e-30  # temperature: a logit divided by less is no float any more
+HOPELESS = 1e-30  # of the likeliest token's probability
 MIROSTAT_CANDIDATES = 100  # tokens that version 1 fits its curve to; llama.cpp's own number
 
 
@@ -167,6 +168,7 @@ def _mirostat(llama: Llama, sampling: Sampling, seed: int) -> Iterator[object]:
         return
     yield C.llama_sampler_init_temp(sampling.temperature)
     if sampling.mirostat == 1:
+        yield _hopeful()
         yield C.llama_sampler_init_mirostat(llama.n_vocab, seed, tau, eta, MIROSTAT_CANDIDATES)
     else:
         yield C.llama_sampler_init_mirostat_v2(seed, tau, eta)
@@ -179,6 +181,7 @@ def _draw(sampling: Sampling, seed: int) -> Iterator[object]:
     if sampling.top_k > 0:
         yield C.llama_sampler_init_top_k(sampling.top_k)
     if sampling.typical_p < 1:
+        yield _hopeful()
         yield C.llama_sampler_init_typical(sampling.typical_p, 1)
     if sampling.top_p < 1:
         yield C.llama_sampler_init_top_p(sampling.top_p, 1)
@@ -187,6 +190,14 @@ def _draw(sampling: Sampling, seed: int) -> Iterator[object]:
     if sampling.temperature != 1:
         yield C.llama_sampler_init_temp(sampling.temperature)
     yield C.llama_sampler_init_dist(seed)
+
+
+def _hopeful() -> object:
+    """Drops the tokens that a bias or a constraint rules out.
+
+    libllama takes the logarithm of their 0, and what typical_p and mirostat 1 sum up becomes NaN.
+    """
+    return C.llama_sampler_init_min_p(HOPELESS, 1)
 
 
 def logprob(llama: Vocabulary, logits: F32, token: int, alternatives: int) -> TokenLogprob:

@@ -3,6 +3,7 @@
 How tokens are drawn is tested through the engine.
 """
 
+import ctypes
 import math
 
 import llama_cpp.llama_cpp as C
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from oxlo_local.calls import Sampling
+from oxlo_local.engines.text.llama import Llama
 from oxlo_local.engines.text.sampling import chain, logprob, plain_greedy
 from tests.engines.text.conftest import MakeEngine
 
@@ -61,10 +63,10 @@ FILTERED = {"top_k": 9, "typical_p": 0.9, "top_p": 0.9, "min_p": 0.1, "temperatu
 @pytest.mark.parametrize(
     ("asked", "samplers"),
     [
-        (MOVED | FILTERED, "logit-bias penalties penalties top-k typical top-p min-p temp dist"),
+        (MOVED | FILTERED, "logit-bias penalties penalties top-k min-p typical top-p min-p temp dist"),
         ({"frequency_penalty": 0.1}, "penalties dist"),
         ({"repeat_penalty": 1.1, "repeat_last_n": 0}, "dist"),
-        (FILTERED | {"mirostat": 1}, "temp mirostat"),
+        (FILTERED | {"mirostat": 1}, "temp min-p mirostat"),
         (MOVED | {"mirostat": 2}, "logit-bias penalties penalties temp mirostat-v2"),
         (MOVED | FILTERED | {"temperature": 0}, "logit-bias penalties penalties greedy"),
     ],
@@ -77,3 +79,28 @@ def test_each_parameter_has_its_sampler_in_llama_cpps_order(
     names = [C.llama_sampler_name(link).decode().lstrip("+?") for link in links]
     C.llama_sampler_free(made)
     assert " ".join(names) == samplers
+
+
+def left(llama: Llama, asked: dict[str, float], banned: range) -> set[int]:
+    """The tokens that a request's chain leaves to be drawn from."""
+    logits = np.random.default_rng(3).standard_normal(llama.n_vocab) * 2
+    logits[7] = -20
+    data = (C.llama_token_data * llama.n_vocab)()
+    for token, logit in enumerate(logits.tolist()):
+        data[token].id, data[token].logit = token, logit
+    array = C.llama_token_data_array(data=data, size=len(data), selected=-1, sorted=False)
+    bias = dict.fromkeys(banned, -100.0)
+    made = chain(llama, Sampling(logit_bias=bias, **asked), 1, [20])  # type: ignore[arg-type]
+    C.llama_sampler_apply(made, ctypes.byref(array))
+    C.llama_sampler_free(made)
+    return {array.data[place].id for place in range(array.size)}
+
+
+def test_typical_is_the_same_without_a_token_that_had_no_chance(make_engine: MakeEngine) -> None:
+    llama = make_engine()._llama
+    assert left(llama, {"typical_p": 0.5}, range(7, 8)) == left(llama, {"typical_p": 0.5}, range(0))
+
+
+def test_mirostat_draws_from_all_of_the_few_that_may_come(make_engine: MakeEngine) -> None:
+    asked = {"mirostat": 1, "mirostat_tau": 9.0}
+    assert left(make_engine()._llama, asked, range(20, 512)) == set(range(20))
