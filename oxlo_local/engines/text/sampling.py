@@ -150,7 +150,9 @@ def _biases(llama: Llama, sampling: Sampling) -> Iterator[object]:
 
 
 def _penalties(llama: Llama, sampling: Sampling, prompt: list[int]) -> Iterator[object]:
-    window = sampling.repeat_last_n if sampling.repeat_last_n >= 0 else llama.context_length
+    window = llama.context_length  # libllama makes room for all of it at once, so no client decides
+    if sampling.repeat_last_n >= 0:
+        window = min(window, sampling.repeat_last_n)
     if sampling.repeat_penalty != 1.0 and window > 0:
         repeat = C.llama_sampler_init_penalties(llama.n_vocab, window, sampling.repeat_penalty, 0.0, 0.0)
         for token in prompt[-window:]:

@@ -13,6 +13,7 @@ import pytest
 from oxlo_local.calls import Sampling
 from oxlo_local.engines.text.llama import Llama
 from oxlo_local.engines.text.sampling import chain, logprob, plain_greedy
+from oxlo_local.workers.main import resident_bytes
 from tests.engines.text.conftest import MakeEngine
 
 
@@ -104,3 +105,12 @@ def test_typical_is_the_same_without_a_token_that_had_no_chance(make_engine: Mak
 def test_mirostat_draws_from_all_of_the_few_that_may_come(make_engine: MakeEngine) -> None:
     asked = {"mirostat": 1, "mirostat_tau": 9.0}
     assert left(make_engine()._llama, asked, range(20, 512)) == set(range(20))
+
+
+def test_no_client_decides_how_much_memory_a_penalty_takes(make_engine: MakeEngine) -> None:
+    llama = make_engine()._llama
+    before = resident_bytes()
+    made = chain(llama, Sampling(repeat_penalty=1.1, repeat_last_n=1 << 26), 1, [20])
+    grown = resident_bytes() - before
+    C.llama_sampler_free(made)
+    assert grown < 50_000_000
