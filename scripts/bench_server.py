@@ -279,7 +279,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, help="rounds of every load (default: 3)")
     parser.add_argument("--requests", type=int, help="requests a load and round (default: 16)")
-    parser.add_argument("--max-tokens", type=int, help="longest answer (default: 64)")
+    parser.add_argument("--max-tokens", type=int, help="longest answer (default: 128)")
     parser.add_argument("--starts", type=int, help="cold starts (default: 10)")
     parser.add_argument(
         "--model", default="oxlo-demo", help="model, or file, of demo and cold (default: %(default)s)"
@@ -290,7 +290,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one round of short answers, three cold starts")
     parser.add_argument("--json", action="store_true", help="all figures as JSON")
     options = parser.parse_args(arguments)
-    defaults = (1, 8, 32, 3) if options.quick else (3, 16, 64, 10)
+    defaults = (1, 8, 32, 3) if options.quick else (3, 16, 128, 10)
     for name, default in zip(("rounds", "requests", "max_tokens", "starts"), defaults, strict=True):
         if getattr(options, name) is None:
             setattr(options, name, default)
