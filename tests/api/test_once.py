@@ -90,8 +90,9 @@ def test_the_same_again_is_the_same_answer(site: Site, path: str, stream: bool) 
 BODIES: dict[str, dict[str, object]] = {
     "/v1/embeddings": {"model": "mean", "input": "one"},
     "/v1/rerank": {"model": "rank", "query": "one", "documents": ["one", "two"]},
+    "/v1/messages": {"model": "chat", "max_tokens": 3, "messages": [{"role": "user", "content": "one"}]},
 }
-UNMETERED = {"/tokenize", "/detokenize", "/apply-template"}
+UNMETERED = {"/tokenize", "/detokenize", "/apply-template", "/v1/messages/count_tokens"}
 
 
 def test_every_metered_post_has_its_body_here() -> None:
