@@ -138,6 +138,10 @@ TESTED_BY: dict[str, str] = {
         f"engines/text/toolcalls/{name}.py": "engines/text/test_channels.py"
         for name in "deepseek envelopes format gemma generic harmony mistral qwen3_coder tape".split()
     },
+    **{
+        f"engines/text/toolcalls/{name}.py": "engines/text/test_forced.py"
+        for name in "gemma_notation llama3 shape values".split()
+    },
 }
 
 

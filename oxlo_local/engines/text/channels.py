@@ -74,8 +74,8 @@ class Channels:
     """Takes one choice's text apart.
 
     `tools` = name -> schema of the arguments (JSON text), empty where none may be called. `new_id` makes ids of calls.
-    `opened`: the prompt ended within a thought. `forced`: the answer is calls from its first token on. `inline`:
-    reasoning is said as content, between tags. Not `parallel`: the answer ends with its first call.
+    `opened`: the prompt ended within a thought. `resumed`: it ended within content. `inline`: reasoning is said as
+    content, between tags. Not `parallel`: the answer ends with its first call.
     """
 
     def __init__(
@@ -86,13 +86,13 @@ class Channels:
         tools: Mapping[str, str],
         new_id: Callable[[], str],
         opened: bool = False,
-        forced: bool = False,
+        resumed: bool = False,
         inline: bool = False,
         parallel: bool = True,
     ) -> None:
         self.thinking = opened
         """It is thinking now."""
-        self.answering = not opened and (forced or format is not harmony.HARMONY)
+        self.answering = not opened
         """It answers, or may: what an answer has to be holds from here on."""
         self.called = 0
         """Calls that are whole."""
@@ -109,7 +109,7 @@ class Channels:
         self._calls = 0  # begun
         self._open: int | None = None
         self._whole = False
-        self._steps: Iterator[None] | None = self._answer(opened)
+        self._steps: Iterator[None] | None = self._answer(opened=opened, resumed=resumed)
 
     def feed(self, text: str) -> list[Said]:
         """Take more text; what can be said now."""
@@ -133,17 +133,17 @@ class Channels:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def _answer(self, opened: bool) -> Steps[None]:
+    def _answer(self, *, opened: bool, resumed: bool) -> Steps[None]:
         format, thinking = self._format, self._markers
         if format is harmony.HARMONY:
-            yield from self._harmony()
+            yield from self._harmony(resumed=resumed)
             return
         begins = format.begins if format is not None and self._tools else ()
         silent = format.silent if format is not None else ()
         markers = [*begins, *silent, *((thinking.opens, thinking.closes) if thinking else ())]
         if opened and thinking:
             yield from self._think(thinking.closes)
-        bare = format is not None and format.bare and bool(self._tools)
+        bare = format is not None and format.bare and bool(self._tools) and not resumed
         while True:
             if bare:
                 yield from self._bare()
@@ -167,7 +167,7 @@ class Channels:
         marker = yield from self._tape.relay(self._thought, *closes, trim=True)
         if marker:
             self.thinking = False
-            self.answering = self.answering or self._format is not harmony.HARMONY
+            self.answering = True
             if self._inline:
                 self._say(Spoken(INLINE[1]))
             yield from self._tape.space()
@@ -184,18 +184,21 @@ class Channels:
         try:
             yield from self._format.read(tape, self, marker)
         except Unparsable:
-            self._break(tape.recorded())
+            self._spoil(tape.recorded(), announced=bool(marker))
         except Ended:
             read = tape.recorded() + tape.rest()
             if self._whole:
-                self._break(read)
+                self._spoil(read, announced=bool(marker))
             elif self._open is None:
                 self._speak(read)
             raise
-        yield from tape.space()
+        else:
+            yield from tape.space()
 
-    def _harmony(self) -> Steps[None]:
+    def _harmony(self, *, resumed: bool) -> Steps[None]:
         tape = self._tape
+        if resumed:
+            yield from harmony.body(tape, self._speak)
         while True:
             head = yield from harmony.header(tape)
             if harmony.calls_tool(head):
@@ -203,7 +206,6 @@ class Channels:
             elif "analysis" in head:
                 yield from self._think(*harmony.ENDS[:3])
             else:
-                self.answering = True
                 yield from harmony.body(tape, self._speak)
                 yield from tape.space()
 
@@ -223,8 +225,11 @@ class Channels:
     def _thought(self, text: str) -> None:
         self._say(Spoken(text) if self._inline else Thought(text))
 
-    def _break(self, text: str) -> None:
-        if self._open is not None or text.strip():
+    def _spoil(self, text: str, *, announced: bool) -> None:
+        """What was read is no call. JSON that no marker `announced`, and that never began to be one, is content."""
+        if self._open is None and not announced:
+            self._speak(text)
+        elif self._open is not None or text.strip():
             self._say(Broken(self._open, text))
         self._open = None
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from oxlo_local.calls import Message, Tool, ToolCall
 from oxlo_local.engines.text.toolcalls.format import Format
-from oxlo_local.engines.text.toolcalls.generic import GENERIC, result
+from oxlo_local.engines.text.toolcalls.generic import result
 
 SHORT = 9  # characters of an id, where a template counts them
 ARGUMENT, SECOND, RESULT = "Xmarker", "Ymarker", "Rmarker"  # words that no template contains
@@ -119,9 +119,7 @@ def as_text(messages: Sequence[Message], style: Style, format: Format) -> list[M
     turns = []
     for turn in ordered(messages):
         if turn.tool_calls and not style.calls:
-            writing = format.writing or GENERIC.writing
-            assert writing is not None
-            written = writing.text([(call.name, call.arguments) for call in turn.tool_calls])
+            written = format.writing.text([(call.name, call.arguments) for call in turn.tool_calls])
             content = f"{turn.content}\n{written}" if turn.content else written
             turn = replace(turn, content=content, tool_calls=[])
         elif turn.role == "tool" and not style.results:

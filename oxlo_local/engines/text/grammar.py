@@ -11,6 +11,7 @@ refused and runs out on a thread of its own, of which there are few. llguidance'
 llguidance raises nothing while a sequence runs: a matcher goes into an error state, which `restrict` looks for.
 """
 
+import json
 import os
 import sys
 import threading
@@ -19,6 +20,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, grammar_from
@@ -36,6 +38,21 @@ NICE = 10  # of a compilation; the decode is what others wait for
 KEPT = 64  # compiled grammars
 # A space where JSON has room for one, or a line's indentation: with no limit, a lost model would write nothing else.
 SPACE = r"( |\n[ \t]{0,40})?"
+JSON_OPTIONS = {"whitespace_pattern": SPACE, "lenient": False, "coerce_one_of": False}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A grammar in Lark around a constraint, which it calls `@inside`. `param` is the field that is to blame."""
+
+    lark: str
+    inside: Constraint | None
+    param: str
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What it is known by, whatever field it is from."""
+        return (self.lark, *((self.inside.kind, self.inside.text) if self.inside else ()))
 
 
 class Guide:
@@ -107,12 +124,12 @@ class Grammars:
         self._masks = ThreadPoolExecutor(1, thread_name_prefix="masks")
         self._tokenizer = self._masks.submit(_tokenizer, weights)
         self._compilers = threading.Semaphore(COMPILERS)
-        self._kept: OrderedDict[tuple[str, str], LLMatcher] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, ...], LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
 
-    def guide(self, constraint: Constraint) -> Guide:
+    def guide(self, constraint: Constraint | Frame) -> Guide:
         """The constraint, compiled. Blocks, so it is called beside the steps; raises UnsupportedValue, Unavailable."""
-        key = (constraint.kind, constraint.text)
+        key = constraint.key if isinstance(constraint, Frame) else (constraint.kind, constraint.text)
         with self._lock:
             matcher = self._kept.get(key)
             if matcher is not None:
@@ -125,7 +142,7 @@ class Grammars:
                     self._kept.popitem(last=False)
         return Guide(matcher.deep_copy(), self._weights.n_vocab, constraint.param)
 
-    def _compile(self, constraint: Constraint) -> LLMatcher:
+    def _compile(self, constraint: Constraint | Frame) -> LLMatcher:
         tokenizer = self._tokenizer.result()
         if not self._compilers.acquire(timeout=SECONDS):
             raise Unavailable("other constraints are being compiled: try again", param=constraint.param)
@@ -197,18 +214,35 @@ def _tokenizer(weights: Weights) -> LLTokenizer:
     return made
 
 
-def _matcher(constraint: Constraint, tokenizer: LLTokenizer) -> LLMatcher:
-    """A matcher at the beginning of its grammar, the first mask computed. Raises ValueError with the reason."""
+def guided(schema: str) -> str:
+    """A JSON Schema, as text, with llguidance's own switches: nothing is loosened, blanks are few."""
+    return json.dumps({**json.loads(schema), "x-guidance": JSON_OPTIONS})
+
+
+def _source(constraint: Constraint) -> str:
+    """A constraint in llguidance's own form, or in Lark."""
     match constraint.kind:
         case "json_schema":
-            grammar = LLMatcher.grammar_from_json_schema(
-                constraint.text,
-                overrides={"whitespace_pattern": SPACE, "lenient": False, "coerce_one_of": False},
-            )
+            return f'{{"grammars": [{{"json_schema": {guided(constraint.text)}}}]}}'
         case "regex":
-            grammar = LLMatcher.grammar_from_regex(constraint.text)
+            return LLMatcher.grammar_from_regex(constraint.text)
         case "grammar":
-            grammar = grammar_from("grammar", constraint.text)
+            return grammar_from("grammar", constraint.text)
+
+
+def framed(frame: Frame) -> str:
+    """A frame and what is inside, in llguidance's own form."""
+    grammars: list[object] = [{"name": "frame", "lark_grammar": frame.lark}]
+    if frame.inside is not None:
+        source = _source(frame.inside)
+        own = json.loads(source)["grammars"][0] if source.startswith("{") else {"lark_grammar": source}
+        grammars.append({**own, "name": "inside"})
+    return json.dumps({"grammars": grammars})
+
+
+def _matcher(constraint: Constraint | Frame, tokenizer: LLTokenizer) -> LLMatcher:
+    """A matcher at the beginning of its grammar, the first mask computed. Raises ValueError with the reason."""
+    grammar = framed(constraint) if isinstance(constraint, Frame) else _source(constraint)
     matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LLParserLimits(verbose_errors=False))
     if not matcher.is_error():
         # A grammar without any sentence shows here, and a large one does its first, longest work.

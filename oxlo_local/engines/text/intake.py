@@ -48,9 +48,9 @@ class Intake:
         self._calls[call.id] = (call, future)
 
     def _read(self, call: TextCall) -> Reading:
-        constraint = self._reader.constraint(call)
-        guide = None if constraint is None else self._grammars.guide(constraint)
-        return Reading(self._reader.read(call), guide)
+        prompts = self._reader.read(call)
+        wanted = self._reader.wanted(call, prompts[0].text)
+        return Reading(prompts, None if wanted is None else self._grammars.guide(wanted))
 
     def arrived(self) -> list[tuple[TextCall, "Future[Reading]"]]:
         """The calls that have been read since the last time; a future holds what was wrong with its call."""

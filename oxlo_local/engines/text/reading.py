@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from oxlo_local.calls import Constraint, Message, TextCall
 from oxlo_local.engines.text.channels import Channels
 from oxlo_local.engines.text.conversation import truncate, weight
-from oxlo_local.engines.text.forced import lark
+from oxlo_local.engines.text.forced import Content, Wanted, frame
+from oxlo_local.engines.text.grammar import Frame
 from oxlo_local.engines.text.llama import Llama
 from oxlo_local.engines.text.prompt import ChatTemplate
-from oxlo_local.engines.text.thinking import WISHES, opened, switches
+from oxlo_local.engines.text.thinking import WISHES, may_think, opened, switches
 from oxlo_local.engines.text.toolcalls.harmony import HARMONY
 from oxlo_local.errors import BadRequest, ContextLengthExceeded, UnsupportedValue
 
-ANY = '{"type":"object"}'
 COUNTED = 1 << 20  # characters that are counted even if they cannot fit, in about a second
 TURN = 64  # characters that the rendering of an empty turn is worth
 
@@ -114,36 +114,40 @@ class Reader:
         if not tools and thoughts is None and format is not HARMONY:
             return None
         is_open = thoughts is not None and opened(text, thoughts)
+        is_resumed = resumes(call)
         return lambda: Channels(
             format,
             thoughts,
             tools=tools,
             new_id=short_id if format.short_ids else long_id,
             opened=is_open,
-            forced=call.tool_choice == "required",
+            resumed=is_resumed,
             inline=call.thinking.inline,
             parallel=call.parallel_tool_calls,
         )
 
-    def constraint(self, call: TextCall) -> Constraint | None:
-        """What the answer of a call has to be: what its client says, or calls where they are required or strict.
+    def wanted(self, call: TextCall, text: str) -> Constraint | Frame | None:
+        """What the answer of a call has to be, whose prompt is `text`: what its client says, or calls where they are
+        required or strict; after what the model thinks.
 
-        Raises UnsupportedValue (param "tool_choice" or "tools") for a model whose calls cannot be held to that.
+        Raises UnsupportedValue (param "tools") for a schema that the model's calls cannot be held to.
         """
+        template = self._template
         forced = call.tool_choice == "required"
-        strict = (
-            call.tool_choice == "auto" and call.constraint is None and any(tool.strict for tool in call.tools)
-        )
-        if self._template is None or not (forced or strict):
+        may_call = bool(call.tools) and call.tool_choice != "none"
+        strict = may_call and any(tool.strict for tool in call.tools)
+        if template is None or call.messages is None or not (forced or strict or call.constraint):
             return call.constraint
-        format = self._template.format
-        if format.writing is None or (strict and format is HARMONY):
-            param = "tool_choice" if forced else "tools"
-            raise UnsupportedValue("this model's calls cannot be forced or strict yet", param=param)
-        tools = {tool.name: tool.parameters if forced or tool.strict else ANY for tool in call.tools}
-        grammar = format.writing.grammar(tools, parallel=call.parallel_tool_calls)
-        tokens = {text.decode(): token for token, text in self.markers.items()}
-        return Constraint("grammar", lark(grammar, tokens, unless=() if forced else format.starts), "tools")
+        format, resumed = template.format, resumes(call)
+        tools = {tool.name: tool.parameters if forced or tool.strict else None for tool in call.tools}
+        grammar = format.writing.beside if call.constraint else format.writing.grammar
+        calls = grammar(tools, parallel=call.parallel_tool_calls) if may_call else None
+        thought = None if resumed or call.thinking.enabled is False else may_think(text, template.thoughts)
+        if calls is None and thought is None and (resumed or not format.notes):
+            return call.constraint
+        content: Content = None if forced else call.constraint or "text"
+        tokens = {marker.decode(): token for token, marker in self.markers.items()}
+        return frame(Wanted(format, content, calls, thought, resumed), tokens)
 
     def _render(self, call: TextCall, messages: Sequence[Message]) -> str:
         template = self._template
@@ -254,6 +258,12 @@ class Reader:
             "shorten it, send truncation=auto, or serve the model with a larger --ctx",
             param=param,
         )
+
+
+def resumes(call: TextCall) -> bool:
+    """Whether the prompt of a chat ends within an assistant's message, which the answer goes on with."""
+    last = call.messages[-1] if call.messages else None
+    return last is not None and last.role == "assistant" and not call.new_turn
 
 
 def long_id() -> str:

@@ -75,6 +75,13 @@ def opened(text: str, markers: Markers) -> bool:
     return text.rstrip().endswith(markers.opens)
 
 
+def may_think(text: str, markers: Markers | None) -> Markers | None:
+    """The markers of a thought that may come first behind this prompt: none where one is open, or was closed."""
+    if markers is None or opened(text, markers) or text.rstrip().endswith(markers.closes):
+        return None
+    return markers
+
+
 def enabled_by(wish: Thinking) -> bool | None:
     """Whether thinking is wished for; None = not said. Raises UnsupportedValue where effort and switch differ."""
     if wish.effort is None:

@@ -289,12 +289,9 @@ def test_kimis_ids_are_kept() -> None:
     assert channels.feed(text)[0] == Begun(0, "functions.find:3", "find")
 
 
-@pytest.mark.parametrize(
-    "format", [format for format in NAMES.values() if format.writing], ids=lambda f: f.name
-)
+@pytest.mark.parametrize("format", NAMES.values(), ids=lambda f: f.name)
 def test_a_format_reads_what_it_writes(format: Format) -> None:
     calls = [("find", '{"place": "Oslo", "count": 3}'), ("find", '{"place": "Rome"}')]
-    assert format.writing is not None
     answer = answer_of([format.writing.text(calls)], format)
     assert [(name, json.loads(text)) for name, text in answer.calls] == [(n, json.loads(t)) for n, t in calls]
     assert not answer.content.strip()

@@ -8,14 +8,17 @@ JSON (`Named`), and arguments as tags, one for each parameter (`Tagged`).
 import ast
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from oxlo_local.engines.text.toolcalls.shape import Grammar, Json, OneOf, Part, Some, Written, maybe
 from oxlo_local.engines.text.toolcalls.tape import Ended, Say, Steps, Tape, Unparsable, escaped
+from oxlo_local.engines.text.toolcalls.values import KEY, parameters, plain_string, text_of
 
 NAMES = ("name", "tool_name", "function")
 ARGUMENTS = ("arguments", "parameters")
+ANY = '{"type":"object"}'
 BESIDE = (
     "id",
     "tool_call_id",
@@ -48,38 +51,6 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True)
-class Schema:
-    """A place in a grammar for JSON that is valid against `schema` (JSON text)."""
-
-    schema: str
-
-
-@dataclass(frozen=True)
-class Free:
-    """A place for a string written as it is, which ends where the literal behind it begins."""
-
-
-@dataclass(frozen=True)
-class Maybe:
-    """Parts that may be left out together."""
-
-    parts: "tuple[Part, ...]"
-
-
-Part = str | Schema | Free | Maybe
-
-
-@dataclass(frozen=True)
-class Grammar:
-    """What forced calls look like: `begin`, one of `calls` (or several with `between`), `end`. Strings are literal."""
-
-    begin: str
-    calls: "tuple[tuple[Part, ...], ...]"
-    between: str | None  # None = one call only
-    end: str
-
-
-@dataclass(frozen=True)
 class Writing:
     """How the format writes calls. `{name}` stands for the name, `{json}` for the name as JSON, `{key}` for a key."""
 
@@ -96,16 +67,17 @@ class Writing:
         return self.begin + self.between.join(self._call(*call) for call in calls) + self.end
 
     def _call(self, name: str, arguments: str) -> str:
-        body = arguments
-        if self.key_before is not None:
-            members = json.loads(arguments)
-            body = "".join(
-                self._tag(key, textual=isinstance(value, str))
-                + (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-                + self.key_after
-                for key, value in members.items()
-            )
-        return self._head(name) + body + self.after
+        return self._head(name) + self._arguments(arguments) + self.after
+
+    def _arguments(self, arguments: str) -> str:
+        if self.key_before is None:
+            return arguments
+        return "".join(
+            self._tag(key, textual=isinstance(value, str))
+            + (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+            + self.key_after
+            for key, value in json.loads(arguments).items()
+        )
 
     def _head(self, name: str) -> str:
         return self.before.replace("{name}", name).replace("{json}", json.dumps(name))
@@ -114,22 +86,43 @@ class Writing:
         assert self.key_before is not None
         return self.key_before.replace("{key}", key).replace("{textual}", "true" if textual else "false")
 
-    def grammar(self, tools: Mapping[str, str], *, parallel: bool) -> Grammar:
-        """The grammar of at least one call of `tools` (name -> schema of the arguments, as JSON text)."""
+    @property
+    def lead(self) -> str:
+        """What all calls begin with."""
+        return re.split(r"\{(?:name|json)\}", self.begin + self.before)[0]
+
+    def grammar(self, tools: Mapping[str, str | None], *, parallel: bool) -> Grammar:
+        """The grammar of at least one call of `tools`: name -> schema of the arguments, as JSON text; None = any.
+
+        Raises UnsupportedValue for a schema that this format cannot be held to.
+        """
         rules = tuple((self._head(name), *self._body(schema), self.after) for name, schema in tools.items())
         return Grammar(self.begin, rules, self.between if parallel else None, self.end)
 
-    def _body(self, schema: str) -> "tuple[Part, ...]":
+    def beside(self, tools: Mapping[str, str | None], *, parallel: bool) -> Grammar:
+        """The same, for an answer that may be something else instead of calls."""
+        return self.grammar(tools, parallel=parallel)
+
+    def _body(self, schema: str | None) -> tuple[Part, ...]:
         if self.key_before is None:
-            return (Schema(schema),)
-        known = json.loads(schema)
-        required = known.get("required", ())
+            return (Json(schema or ANY),)
+        known = parameters(schema or ANY)
+        if known is None:
+            return (Some((OneOf(tuple(self._any_tags())),)),)
         parts: list[Part] = []
-        for key, value in known.get("properties", {}).items():
-            kind: Part = Free() if plain_string(value) else Schema(json.dumps(value))
-            tag: tuple[Part, ...] = (self._tag(key, textual=isinstance(kind, Free)), kind, self.key_after)
-            parts.extend(tag if key in required else (Maybe(tag),))
+        for each in known:
+            textual = plain_string(each.schema)
+            value = text_of(each.schema) if textual else Json(json.dumps(each.schema))
+            tag: tuple[Part, ...] = (self._tag(each.name, textual=textual), value, self.key_after)
+            parts.extend(tag if each.required else (maybe(*tag),))
         return tuple(parts)
+
+    def _any_tags(self) -> Iterator[tuple[Part, ...]]:
+        """A tag with whatever name and value; one that says what it is comes in two kinds."""
+        assert self.key_before is not None
+        for textual in (True, False) if "{textual}" in self.key_before else (True,):
+            before, _, behind = self._tag("{key}", textual=textual).partition("{key}")
+            yield before, Written(KEY), behind, Written() if textual else Json("{}"), self.key_after
 
 
 @dataclass(frozen=True)
@@ -141,22 +134,21 @@ class Format:
     detect: str
     begins: tuple[str, ...]
     read: Reader
-    writing: Writing | None = None
+    writing: Writing
     source: str | None = None
     marks: tuple[str, ...] = ()  # further markers, where they may be tokens of their own
     bare: bool = False  # a call may also stand at the very beginning, without any marker
     short_ids: bool = False  # ids are 9 letters and digits
     silent: tuple[str, ...] = ()  # markers around content that say nothing
 
+    notes: tuple[Part, ...] = ()  # a message that may come before the answer, any number of times
+    final: tuple[Part, ...] = ()  # what stands before content
+    resume: str = ""  # what ends content, so that a call may follow in the same answer
+
     @property
     def starts(self) -> tuple[str, ...]:
         """What a call can begin with."""
-        written = self.writing.begin + self.writing.before if self.writing else ""
-        return (
-            self.begins
-            if self.begins and not self.bare
-            else (*self.begins, re.split(r"\{(?:name|json)\}", written)[0])
-        )
+        return (*self.begins, self.writing.lead) if self.bare or not self.begins else self.begins
 
 
 # -- the three shapes -------------------------------------------------------------------------------------------------
@@ -382,11 +374,6 @@ class Tagged:
 def quoted(text: str) -> str:
     """The inside of a JSON string that stands for `text`; of two halves, each by itself gives the same."""
     return escaped(text.replace("\\", "\\\\").replace('"', '\\"'))
-
-
-def plain_string(schema: object) -> bool:
-    """Whether a parameter's schema asks for a string and nothing else."""
-    return isinstance(schema, dict) and schema.get("type") == "string"
 
 
 def as_python(text: str) -> object:

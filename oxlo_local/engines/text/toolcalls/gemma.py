@@ -4,11 +4,12 @@
 """
 
 import json
+from collections.abc import Mapping
 
-from oxlo_local.engines.text.toolcalls.format import Calls, Format, quoted
+from oxlo_local.engines.text.toolcalls.format import Calls, Format, Writing, quoted
+from oxlo_local.engines.text.toolcalls.gemma_notation import QUOTE, Notation, written
+from oxlo_local.engines.text.toolcalls.shape import Grammar
 from oxlo_local.engines.text.toolcalls.tape import MAX_DEPTH, Ended, Say, Steps, Tape, Unparsable
-
-QUOTE = '<|"|>'
 
 
 def read(tape: Tape, calls: Calls, marker: str) -> Steps[None]:
@@ -87,10 +88,26 @@ def closed(tape: Tape, close: str) -> Steps[bool]:
     return sign == close
 
 
+class Notated(Writing):
+    """Calls with their arguments in the notation."""
+
+    def _arguments(self, arguments: str) -> str:
+        return written(json.loads(arguments))
+
+    def grammar(self, tools: Mapping[str, str | None], *, parallel: bool) -> Grammar:
+        """The grammar of at least one call of `tools`. Raises UnsupportedValue."""
+        notation = Notation()
+        calls = tuple(
+            (self._head(name), *notation.arguments(schema), self.after) for name, schema in tools.items()
+        )
+        return Grammar(self.begin, calls, self.between if parallel else None, self.end, notation.rules)
+
+
 GEMMA4 = Format(
     "gemma4",
     detect=r"<\|tool_call>call:",
     begins=("<|tool_call>",),
     marks=("<tool_call|>", QUOTE),
     read=read,
+    writing=Notated("<|tool_call>call:{name}", "<tool_call|>"),
 )

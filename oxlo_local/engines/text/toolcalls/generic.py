@@ -19,9 +19,7 @@ GENERIC = replace(HERMES, name="generic", detect="(?!)", source=None)
 
 def preamble(tools: Sequence[object], format: Format) -> str:
     """What the model is told. `tools` are OpenAI's tool objects; `format` is how it is to call them."""
-    writing = format.writing or GENERIC.writing
-    assert writing is not None
-    example = writing.text([("the function's name", '{"parameter": "value"}')])
+    example = format.writing.text([("the function's name", '{"parameter": "value"}')])
     listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
     return (
         "You can call these functions, described as JSON, one a line:\n"

@@ -9,8 +9,10 @@ The header's parts come in more than one order.
 """
 
 import re
+from collections.abc import Mapping
 
-from oxlo_local.engines.text.toolcalls.format import Calls, Format, Writing, object_text
+from oxlo_local.engines.text.toolcalls.format import ANY, Calls, Format, Writing, object_text
+from oxlo_local.engines.text.toolcalls.shape import Grammar, Json, OneOf, Written, maybe
 from oxlo_local.engines.text.toolcalls.tape import Ended, Say, Steps, Tape
 
 START, CHANNEL, MESSAGE, CONSTRAIN = "<|start|>", "<|channel|>", "<|message|>", "<|constrain|>"
@@ -53,16 +55,35 @@ def body(tape: Tape, say: Say) -> Steps[None]:
     yield from tape.relay(say, *ENDS[:3])
 
 
+class Addressed(Writing):
+    """Calls whose header may also begin with the recipient; the end token says as much as their last marker."""
+
+    def grammar(self, tools: Mapping[str, str | None], *, parallel: bool) -> Grammar:
+        """The grammar of at least one call of `tools`."""
+        json = f" {CONSTRAIN}json{MESSAGE}"
+        calls = tuple(
+            (*head, Json(schema or ANY), maybe(CALL))
+            for name, schema in tools.items()
+            for to in [f" to=functions.{name}"]
+            for head in ((CHANNEL, f"commentary{to}{json}"), (f"{to}{CHANNEL}commentary{json}",))
+        )
+        return Grammar("", calls, self.between if parallel else None, "")
+
+
+NEXT = f"{END}{START}assistant"
 HARMONY = Format(
     "harmony",
     detect=r"<\|channel\|>commentary",
     source=r"<\|channel\|>analysis<\|message\|>",
     begins=(),
-    marks=(START, CHANNEL, MESSAGE, CONSTRAIN, END),
+    marks=(START, CHANNEL, MESSAGE, CONSTRAIN, END, CALL),
     read=read,
-    writing=Writing(
+    writing=Addressed(
         f"{CHANNEL}commentary to=functions.{{name}} {CONSTRAIN}json{MESSAGE}",
         CALL,
         between=f"{START}assistant",
     ),
+    notes=(CHANNEL, OneOf((("analysis",), ("commentary",))), MESSAGE, Written(), NEXT),
+    final=(CHANNEL, "final", maybe(f" {CONSTRAIN}json"), MESSAGE),
+    resume=NEXT,
 )
