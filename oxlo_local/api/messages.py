@@ -11,6 +11,7 @@ from oxlo_local.api.stream import RunAnswer, facts_of, require_kind
 from oxlo_local.api.tokens import ask
 from oxlo_local.calls import CountCall, Done, TextCall
 from oxlo_local.catalogue import Model
+from oxlo_local.limits import Tier
 from oxlo_local.protocol.messages import answer
 from oxlo_local.protocol.messages.request import Asked, decode, decode_count
 
@@ -20,13 +21,17 @@ async def create(state: State, request: Request) -> RunAnswer:
     exchange = exchange_of(request)
     asked = await read_request(state, request, decode)
     id = f"msg_{uuid4().hex}"
+    caller = exchange.caller
+    assert caller is not None
+    own = caller.limits.tier
+    tier: Tier = "standard" if own == "priority" and asked.request.service_tier == "standard_only" else own
     return RunAnswer(
         state,
         exchange,
-        facts_of(request, asked.request.kept_metadata),
+        facts_of(request, asked.request.kept_metadata, tier),
         model=asked.request.model,
         call_for=lambda model: _call_for(state, request, asked, model, id),
-        renderer_for=lambda model: answer.renderer(asked.request, id, model.id),
+        renderer_for=lambda model: answer.renderer(asked.request, id, model.id, tier),
         streamed=bool(asked.request.stream),
     )
 

@@ -3,18 +3,28 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from typing import Literal
 
 import anthropic
 import httpx
 import pytest
 from anthropic import Anthropic, AsyncAnthropic
-from anthropic.types import Message, MessageParam, TextBlock, ToolParam, ToolUseBlock
+from anthropic.types import (
+    Message,
+    MessageParam,
+    TextBlock,
+    TextBlockParam,
+    ThinkingBlock,
+    ToolParam,
+    ToolUseBlock,
+)
 from pydantic import BaseModel
 
 from oxlo_local.client import EventDecoder
 from oxlo_local.limits import Limits
+from oxlo_local.random_model import write
 from tests.api.conftest import Site, StartSite
-from tests.conftest import ROOT, RunningServer
+from tests.conftest import ROOT, RunningServer, await_ready, launch
 
 ASK: list[MessageParam] = [{"role": "user", "content": "Paint the wall red, twice."}]
 PAINT: ToolParam = {
@@ -329,6 +339,87 @@ async def test_asynchronous_clients_and_the_beta_route(client: Anthropic, server
         assert beta.content and beta.stop_reason in ("end_turn", "max_tokens")
 
 
+# -- a model that thinks ----------------------------------------------------------------------------------------------
+
+TEMPLATE = (
+    "{% for m in messages %}[{{ m.role }}]{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>"
+    "{% endif %}{{ m.content }}{% endfor %}[assistant]{% if enable_thinking is not defined or enable_thinking %}"
+    "<think>{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def thinker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Anthropic]:
+    """A client of a model of random weights whose template opens a thought unless that is switched off."""
+    folder = tmp_path_factory.mktemp("thinker")
+    home = folder / "home"
+    home.mkdir()
+    write(folder / "thinker.gguf")
+    (home / "config.toml").touch()
+    (home / "models.toml").write_text(
+        f"[models.thinker]\nfile = '{folder / 'thinker.gguf'}'\n"
+        f"[models.thinker.options]\nchat_template = '{TEMPLATE}'\n"
+    )
+    running = await_ready(launch(home, folder / "serve.log", ("thinker",), {}))
+    with Anthropic(base_url=running.url, api_key="any", max_retries=0) as client:
+        yield client
+    running.stop()
+
+
+def test_thoughts_are_blocks_of_their_own_streamed_and_whole(thinker: Anthropic) -> None:
+    whole = thinker.messages.create(
+        model="thinker", max_tokens=12, messages=asked("?"), thinking={"type": "adaptive"}, extra_body=GREEDY
+    )
+    with thinker.messages.stream(
+        model="thinker", max_tokens=12, messages=asked("?"), thinking={"type": "adaptive"}, extra_body=GREEDY
+    ) as stream:
+        thoughts = "".join(event.thinking for event in stream if event.type == "thinking")
+        final = stream.get_final_message()
+    (block,) = whole.content
+    assert isinstance(block, ThinkingBlock) and block.thinking == thoughts and block.signature
+    assert final.content[0].to_dict() == block.to_dict() and final.stop_reason == "max_tokens"
+    details = whole.usage.output_tokens_details
+    assert details is not None and 0 < details.thinking_tokens <= whole.usage.output_tokens
+
+
+def test_thinking_can_be_switched_off_and_a_budget_is_said_to_be_unknown(thinker: Anthropic) -> None:
+    off = thinker.messages.create(
+        model="thinker", max_tokens=12, messages=asked("?"), thinking={"type": "disabled"}, extra_body=GREEDY
+    )
+    assert [block.type for block in off.content] == ["text"]
+    raw = thinker.messages.with_raw_response.create(
+        model="thinker",
+        max_tokens=12,
+        messages=asked("?"),
+        thinking={"type": "enabled", "budget_tokens": 1024},
+        extra_body=GREEDY,
+    )
+    assert "knows no budget" in raw.headers["x-oxlo-warnings"]
+    assert raw.parse().content[0].type == "thinking"
+
+
+@pytest.mark.parametrize("display", ["summarized", "omitted"])
+def test_a_thought_comes_back_whether_it_was_shown_or_not(
+    thinker: Anthropic, display: Literal["summarized", "omitted"]
+) -> None:
+    answer = thinker.messages.create(
+        model="thinker",
+        max_tokens=12,
+        messages=asked("?"),
+        thinking={"type": "adaptive", "display": display},
+        extra_body=GREEDY,
+    )
+    (block,) = answer.content
+    assert isinstance(block, ThinkingBlock) and bool(block.thinking) == (display == "summarized")
+
+    def tokens(*content: ThinkingBlock | TextBlockParam) -> int:
+        turns: list[MessageParam] = [*asked("?"), {"role": "assistant", "content": content}, *asked("go on")]
+        return thinker.messages.count_tokens(model="thinker", messages=turns).input_tokens
+
+    said: TextBlockParam = {"type": "text", "text": "so"}
+    assert tokens(block, said) - tokens(said) >= 12
+
+
 # -- the rooms around it ----------------------------------------------------------------------------------------------
 
 
@@ -420,6 +511,20 @@ def test_a_key_and_what_is_left_of_its_limits(start_site: StartSite) -> None:
         assert refused.value.type == "authentication_error"
         with pytest.raises(anthropic.AuthenticationError):
             stranger.messages.count_tokens(model="echo", messages=ASK)
+
+
+def test_the_tier_is_the_keys_own_or_less(start_site: StartSite) -> None:
+    site = start_site()
+    _, secret = site.run(site.keys.create("anna", "user", Limits(tier="priority")))
+    wishes: tuple[Literal["auto", "standard_only"], ...] = ("auto", "standard_only")
+    with Anthropic(base_url=site.url, api_key=secret, max_retries=0) as client:
+        tiers = [
+            client.messages.create(
+                model="echo", max_tokens=1, messages=ASK, service_tier=wish
+            ).usage.service_tier
+            for wish in wishes
+        ]
+    assert tiers == ["priority", "standard"]
 
 
 def test_an_unknown_field_is_refused_where_that_is_wanted(start_site: StartSite) -> None:

@@ -32,12 +32,13 @@ _encode = msgspec.json.encode
 SIGN_OF_LIFE = 32  # pieces of a thought that is not shown between two pings
 
 
-def renderer(request: MessagesRequest, id: str, model: str) -> "Stream | Whole":
-    """What turns the events of `request` into the bytes that its client asked for."""
+def renderer(request: MessagesRequest, id: str, model: str, tier: str = "standard") -> "Stream | Whole":
+    """What turns the events of `request` into the bytes that its client asked for. `tier` is the one it ran in."""
     frame = Frame(
         id,
         model,
         request.max_tokens,
+        tier,
         shows_thoughts=request.shows_thoughts,
         diagnosed=bool(request.diagnostics),
     )
@@ -56,6 +57,7 @@ class Frame:
     id: str
     model: str
     max_tokens: int
+    tier: str
     shows_thoughts: bool = True
     diagnosed: bool = False
 
@@ -72,7 +74,7 @@ class Frame:
             "usage": {
                 **usage_object(usage),
                 "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
-                "service_tier": "standard",
+                "service_tier": self.tier,
             },
             **({"diagnostics": diagnosis} if self.diagnosed else {}),
         }

@@ -65,7 +65,11 @@ MESSAGES: tuple[Field, ...] = (
         "accepted",
         "at the top and in blocks: every prefix is kept and found again by itself, as long as there is memory",
     ),
-    Field("service_tier", "accepted", "a key's tier decides"),
+    Field(
+        "service_tier",
+        "honoured",
+        "auto: the key's own; standard_only: not priority; usage says which it was",
+    ),
     Field("speed", "neutral", "there is one speed", ("standard",)),
     Field("inference_geo", "neutral", "it runs where the server is", ("global",)),
     Field("container", "neutral", "there are no containers"),
