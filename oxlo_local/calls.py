@@ -74,6 +74,18 @@ class Message(Struct, frozen=True, omit_defaults=True):
     reasoning: str | None = None
 
 
+class Picture(Struct, frozen=True, omit_defaults=True):
+    """An image of a conversation. `mark` stands for it in the text of its turn; nobody else can have written it.
+
+    `url` is a data: URI or an address; `low` asks for little detail; `param` is the field that errors name.
+    """
+
+    mark: str
+    url: str
+    param: str
+    low: bool = False
+
+
 class Thinking(Struct, frozen=True, omit_defaults=True):
     """What a client wants of a model's thinking; None = as the template has it, a 400 where it knows no such thing."""
 
@@ -120,6 +132,7 @@ class TextCall(Struct, frozen=True, omit_defaults=True, tag="text"):
     tool_choice: Literal["auto", "none", "required"] = "auto"
     parallel_tool_calls: bool = True  # False: the answer ends with its first call
     thinking: Thinking = Thinking()
+    pictures: list[Picture] = field(default_factory=list)
 
 
 class EmbedCall(Struct, frozen=True, omit_defaults=True, tag="embed"):
@@ -331,6 +344,8 @@ class TextOptions(Struct, frozen=True, omit_defaults=True, tag="text"):
     flash_attention: bool | None = None
     backend_sampling: bool | None = None
     chat_template: str | None = None  # jinja text, instead of the file's own
+    mmproj: str | None = None  # path of the image encoder; None = the model does not see
+    allow_remote_media: bool | None = None  # images by address are fetched
 
 
 class EmbeddingOptions(Struct, frozen=True, omit_defaults=True, tag="embedding"):
@@ -399,6 +414,7 @@ class ModelFacts(Struct, frozen=True, omit_defaults=True):
     parameters: int = 0
     file_bytes: int = 0
     chat: bool = True  # it has, or was given, a chat template
+    sees: bool = False  # it takes images
     thinks: bool = False  # before it answers, if its template does not switch that off
     thinking_knows: list[str] = field(default_factory=list)  # what its template reads of a `Thinking`
     kind: Literal["chat", "embedding", "rerank"] = "chat"

@@ -97,6 +97,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Count | None, about("from how many sequences on their next tokens share a graph; empty = measured")
     ] = None
     backend_sampling: Annotated[bool | None, about("sample inside the compute graph where possible")] = None
+    mmproj: Annotated[
+        Path | None, about("image encoder of the one model served; else one that lies beside its file")
+    ] = None
+    allow_remote_media: Annotated[
+        bool, about("fetch images that are given by address; never from addresses that are not public")
+    ] = False
 
     ledger_sync: Annotated[
         Literal["normal", "full"],

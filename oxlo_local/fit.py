@@ -1,6 +1,6 @@
 """Pure: does a model fit this machine, with which context and how many sequences, and the arithmetic of it.
 
-A text model needs memory for four things:
+A text model needs memory for four things, one that sees for five:
 
     weights    its files, mapped into memory
     KV cache   what attention keeps of every token: 2 x layers x KV heads x head size numbers a token, of which each of
@@ -9,6 +9,7 @@ A text model needs memory for four things:
     buffers    the largest step's intermediate results: the logits of one physical batch (512 tokens x vocabulary,
                f32), its activations, and the attention mask
     process    the worker itself, and a CUDA context on each GPU
+    eye        of a model that sees: its image encoder, and what that needs to look at one image
 
 Layers go to the GPUs as far as these hold them. What the caller leaves open is chosen so: up to 8,192 tokens of
 context, as many sequences as cost little (a cache of at most `CHEAP` of the memory), then more context while it stays
@@ -37,6 +38,7 @@ SEQUENCES = (32, 16, 8, 4, 2, 1)
 MOST_SEQUENCES_ON_CPU = 16  # more of them only wait for the same cores
 FEWEST_COMFORTABLE = 4
 KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
+EYE_BUFFERS = 400_000_000  # of a large encoder at its largest image
 CTX_STEP = 256  # llama.cpp rounds each sequence's context up to this
 
 
@@ -56,11 +58,17 @@ class Plan(Struct, frozen=True):
     ram: int
     vram: int
     estimated: bool = False
+    eye: int = 0
 
     @property
     def total(self) -> int:
         """All of it together."""
-        return self.weights + self.kv + self.buffers + self.process
+        return self.weights + self.kv + self.fixed + self.process
+
+    @property
+    def fixed(self) -> int:
+        """What lies in one place, however the layers are spread."""
+        return self.buffers + self.eye
 
     @property
     def arithmetic(self) -> str:
@@ -68,8 +76,8 @@ class Plan(Struct, frozen=True):
         sequences = "1 sequence" if self.parallel == 1 else f"{self.parallel} sequences"
         return (
             f"weights {gigabytes(self.weights)} + KV cache {gigabytes(self.kv)} ({sequences} x {self.ctx:,} tokens, "
-            f"{self.kv_type}) + buffers {gigabytes(self.buffers)} + process {gigabytes(self.process)} = "
-            f"{gigabytes(self.total)}"
+            f"{self.kv_type}) + buffers {gigabytes(self.buffers)} + process {gigabytes(self.process)}"
+            f"{f' + image encoder {gigabytes(self.eye)}' if self.eye else ''} = {gigabytes(self.total)}"
         )
 
     @property
@@ -191,12 +199,12 @@ def _placed(
         return msgspec.structs.replace(candidate, ram=candidate.total) if fits else None
 
     contexts = GPU_CONTEXT * len(machine.gpus)
-    room = int(machine.vram_free * USABLE) - candidate.buffers - contexts
+    room = int(machine.vram_free * USABLE) - candidate.fixed - contexts
     layered = candidate.weights + candidate.kv
     if where == "gpu":
         if layered > room:
             return None
-        vram = layered + candidate.buffers + contexts
+        vram = layered + candidate.fixed + contexts
         return msgspec.structs.replace(
             candidate, gpu_layers=-1, vram=vram, ram=PROCESS, process=PROCESS + contexts
         )
@@ -207,10 +215,10 @@ def _placed(
         if (options.gpu_layers or 0) > on_gpu:
             return None
         on_gpu = options.gpu_layers or 0
-    ram = layered - on_gpu * per_layer + candidate.buffers + PROCESS
+    ram = layered - on_gpu * per_layer + candidate.fixed + PROCESS
     if on_gpu <= 0 or options.gpu_layers == -1 or (ram_limit is not None and ram > ram_limit):
         return None
-    vram = on_gpu * per_layer + candidate.buffers + contexts
+    vram = on_gpu * per_layer + candidate.fixed + contexts
     return msgspec.structs.replace(
         candidate, gpu_layers=on_gpu, vram=vram, ram=ram, process=PROCESS + contexts
     )
@@ -244,6 +252,7 @@ def _sized(name: str, geometry: Geometry, options: TextOptions, ctx: int, parall
         ram=0,
         vram=0,
         estimated=geometry.estimated,
+        eye=geometry.eye + min(geometry.eye, EYE_BUFFERS),
     )
 
 

@@ -129,6 +129,7 @@ class Geometry(Struct, frozen=True):
     context: int = 0  # the longest context that it was made for, 0 = not known
     estimated: bool = False  # from a catalogue without these numbers
     pooled: bool = False  # a text becomes one vector: no logits, and all its tokens are computed at once
+    eye: int = 0  # bytes of its image encoder
 
 
 def geometry(header: Header, weights: int) -> Geometry:

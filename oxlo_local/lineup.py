@@ -5,11 +5,11 @@ from pathlib import Path
 
 import msgspec
 
-from oxlo_local import fit, gguf
+from oxlo_local import fit, gguf, mmproj
 from oxlo_local.calls import EmbeddingOptions, TextOptions
 from oxlo_local.catalogue import Catalogue, Model, servable
 from oxlo_local.config import Settings
-from oxlo_local.errors import UnsupportedValue
+from oxlo_local.errors import BadRequest, UnsupportedValue
 from oxlo_local.hardware import Machine
 from oxlo_local.workers.supervisor import WorkerSpec
 
@@ -36,7 +36,12 @@ def chosen(catalogue: Catalogue, names: Sequence[str]) -> list[Model]:
 
 
 def specs(models: Sequence[Model], settings: Settings, machine: Machine) -> list[WorkerSpec]:
-    """How to run them side by side on this machine. Raises ModelDoesNotFit with the sum for the first that cannot."""
+    """How to run them side by side on this machine.
+
+    Raises ModelDoesNotFit with the sum for the first that cannot, BadRequest for an image encoder that is none.
+    """
+    if settings.mmproj is not None and len(models) > 1:
+        raise BadRequest("--mmproj is the image encoder of one model; serve that one alone", param="mmproj")
     found = []
     for model in models:
         if model.engine != "text" or model.path is None:
@@ -44,7 +49,10 @@ def specs(models: Sequence[Model], settings: Settings, machine: Machine) -> list
                 f"{model.id} cannot be started: its engine is {model.engine}", param="model"
             )
         given = laid_over(model.options, settings)
-        plan = fit.plan(model.id, model.geometry(), machine, given)
+        eye = _eye_of(model, given)
+        given = msgspec.structs.replace(given, mmproj=None if eye is None else str(eye))
+        geometry = msgspec.structs.replace(model.geometry(), eye=0 if eye is None else eye.stat().st_size)
+        plan = fit.plan(model.id, geometry, machine, given)
         machine = fit.less(machine, plan)
         options = plan.options(given)
         if model.pooled:
@@ -52,6 +60,15 @@ def specs(models: Sequence[Model], settings: Settings, machine: Machine) -> list
         else:
             found.append(WorkerSpec(model.id, model.engine, str(model.path), options))
     return found
+
+
+def _eye_of(model: Model, options: TextOptions) -> Path | None:
+    """The image encoder that a model runs with: the one named, else what lies beside its file and is its own."""
+    if model.pooled or model.path is None:
+        return None
+    if options.mmproj is not None:
+        return mmproj.checked(Path(options.mmproj))
+    return mmproj.beside(model.path, model.mmproj)
 
 
 def pooled(model: Model, options: TextOptions) -> EmbeddingOptions:
@@ -69,6 +86,7 @@ def pooled(model: Model, options: TextOptions) -> EmbeddingOptions:
 def laid_over(options: TextOptions, settings: Settings) -> TextOptions:
     """A model's own options with what the settings say on top."""
     given = {name: getattr(settings, name, None) for name in TextOptions.__struct_fields__}
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
     return msgspec.structs.replace(
         options, **{name: value for name, value in given.items() if value is not None}
     )

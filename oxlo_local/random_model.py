@@ -9,6 +9,7 @@ rightly shows in the logits of any weights. So a model that nobody had to train 
 | gemma2       | sliding-window attention | every other layer drops cells older than `window` (once they fill)|
 | mamba        | recurrent                | one state a sequence: no part of it can be removed                |
 | jamba        | hybrid                   | mamba layers, and attention in every second one                   |
+| qwen2vl      | M-RoPE, for images       | KV cache; an image's cells share a position                       |
 | bert         | encoder                  | none: a text becomes a vector, with `pooling="rank"` a score      |
 
 Every matrix is drawn with standard deviation 1/sqrt(inputs), so that each layer's output, and the logits, have a
@@ -35,7 +36,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-Architecture = Literal["llama", "gemma2", "mamba", "jamba", "bert"]
+Architecture = Literal["llama", "gemma2", "mamba", "jamba", "qwen2vl", "bert"]
 Pooling = Literal["mean", "cls", "last", "rank"]
 Quant = Literal["F32", "F16", "Q8_0", "Q4_K_M"]  # of a file
 Stored = Literal["F32", "F16", "Q8_0", "Q4_K", "Q6_K"]  # of a tensor
@@ -186,6 +187,9 @@ def write_sizes(writer: gguf.GGUFWriter, architecture: Architecture, shape: Shap
         writer.add_head_count_kv([shape.kv_heads if attends(i) else 0 for i in range(shape.layers)])
     elif architecture != "mamba":
         writer.add_head_count_kv(shape.kv_heads)
+    if architecture == "qwen2vl":
+        eighth = shape.d // shape.heads // 8  # of a head: time gets half of its pairs, height and width a quarter
+        writer.add_rope_dimension_sections([2 * eighth, eighth, eighth, 0])
     if architecture == "gemma2":
         writer.add_sliding_window(shape.window)
         writer.add_attn_logit_softcapping(50.0)

@@ -28,7 +28,7 @@ MAP: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("A request's way in", ("server.py", "api/", "protocol/", "inference.py", "calls.py", "errors.py")),
     (
         "Models and their processes",
-        ("lineup.py", "catalogue.py", "entry.py", "fit.py", "hardware.py", "gguf.py", "workers/"),
+        ("lineup.py", "catalogue.py", "entry.py", "fit.py", "hardware.py", "gguf.py", "mmproj.py", "workers/"),
     ),
     ("Engines, which only workers import", ("engines/",)),
     (
@@ -54,7 +54,7 @@ MAP: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Fetching models", ("pull.py", "hub.py", "store.py")),
     ("For all", ("config.py", "log.py", "metrics.py")),
     ("Commands", ("cli/", "client.py", "launch.py", "transcript.py", "bench.py", "stream_connection.py")),
-    ("For tests", ("random_model.py",)),
+    ("For tests", ("random_model.py", "random_eye.py")),
 )
 
 

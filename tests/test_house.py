@@ -48,6 +48,8 @@ FLOORS: tuple[frozenset[str], ...] = (
             "stream_connection",
             "launch",
             "transcript",
+            "mmproj",
+            "random_eye",
         }
     ),
     frozenset({"fit", "store", "allowance", "audit", "claims", "instance", "engines", "bench"}),
@@ -73,7 +75,7 @@ SEES_ONLY: dict[str, frozenset[str]] = {
 LIBRARY_ROOMS: dict[str, tuple[str, ...]] = {
     "diffusers": (),
     "faster_whisper": (),
-    "gguf": ("random_model.py",),
+    "gguf": ("random_model.py", "random_eye.py"),
     "httptools": ("stream_connection.py",),
     "filelock": ("hub.py",),
     "httpx": ("client.py",),
@@ -83,11 +85,13 @@ LIBRARY_ROOMS: dict[str, tuple[str, ...]] = {
     "llama_cpp": (
         "engines/weights.py",
         "engines/text/llama.py",
+        "engines/text/eye.py",
         "engines/text/sampling.py",
         "engines/embedding/pooled.py",
     ),
     "llguidance": ("engines/text/grammar.py",),
-    "numpy": ("engines/text/", "engines/embedding/", "random_model.py"),
+    "PIL": ("engines/text/pixels.py",),
+    "numpy": ("engines/text/", "engines/embedding/", "random_model.py", "random_eye.py"),
     "platformdirs": ("config.py",),
     "prometheus_client": ("metrics.py",),
     "prompt_toolkit": ("cli/terminal.py",),
@@ -115,6 +119,7 @@ PURE = (
     "engines/text/forced.py",
     "engines/text/output.py",
     "engines/text/prefix.py",
+    "engines/text/runs.py",
     "engines/text/thinking.py",
     "engines/text/toolcalls/",
 )

@@ -97,8 +97,9 @@ def test_settings_lie_over_a_model_s_own_options(home: Path) -> None:
     settings = config.load({"home": home, "ctx": 512, "flash_attention": False}, {})
     own = TextOptions(ctx=4096, parallel=3, chat_template="x")
     laid = laid_over(own, settings)
-    assert laid == TextOptions(ctx=512, parallel=3, chat_template="x", flash_attention=False)
-    assert laid_over(own, config.load({"home": home}, {})) == own
+    assert laid == TextOptions(ctx=512, parallel=3, chat_template="x", flash_attention=False, allow_remote_media=False)
+    bare = laid_over(own, config.load({"home": home}, {}))
+    assert bare == TextOptions(ctx=4096, parallel=3, chat_template="x", allow_remote_media=False)
 
 
 def test_every_option_of_an_engine_can_be_set_by_a_setting_but_the_template() -> None:

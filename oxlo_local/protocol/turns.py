@@ -1,6 +1,7 @@
 """The messages of a chat request: their wire types, their rules, and what the engine is given of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Literal
 
 import msgspec
@@ -8,19 +9,21 @@ from msgspec import Meta, Struct
 
 from oxlo_local.calls import Message, ToolCall
 from oxlo_local.errors import BadRequest, UnsupportedValue
-from oxlo_local.protocol import parts
+from oxlo_local.protocol import images, parts
 from oxlo_local.protocol.schemas import check_size
 
-_PART_FIELDS = frozenset({"type", "text", "refusal", "prompt_cache_breakpoint"})
+_PART_FIELDS = frozenset({"type", "text", "refusal", "image_url", "prompt_cache_breakpoint"})
+_IMAGE_FIELDS = frozenset(field.name for field in msgspec.structs.fields(images.ImageUrl))
 Id = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
 class Part(Struct, frozen=True):
-    """One part of a message's content; only text parts (and an assistant's refusal) are honoured."""
+    """One part of a message's content; only text, a user's images and an assistant's refusal are honoured."""
 
     type: str
     text: str | None = None
     refusal: str | None = None
+    image_url: images.ImageUrl | None = None
 
 
 class Function(Struct, frozen=True):
@@ -68,6 +71,10 @@ def unknown_members(messages: Sequence[Mapping[str, object]]) -> list[str]:
         if isinstance(content, list):
             for place, part in enumerate(content):
                 paths += parts.unknown_names(part, _PART_FIELDS, f"{here}content[{place}].")
+                if isinstance(part.get("image_url"), dict):
+                    paths += parts.unknown_names(
+                        part["image_url"], _IMAGE_FIELDS, f"{here}content[{place}].image_url."
+                    )
         calls = message.get("tool_calls")
         for place, call in enumerate(calls if isinstance(calls, list) else ()):
             paths += parts.unknown_names(call, _CALLED_FIELDS, f"{here}tool_calls[{place}].")
@@ -78,8 +85,11 @@ def unknown_members(messages: Sequence[Mapping[str, object]]) -> list[str]:
     return paths
 
 
-def turns_of(messages: Sequence[ChatMessage]) -> list[Message]:
-    """The conversation in the engine's words. Raises BadRequest and its kinds, with the path of the field."""
+def turns_of(messages: Sequence[ChatMessage], id: str = "") -> list[Message]:
+    """The conversation in the engine's words. Raises BadRequest and its kinds, with the path of the field.
+
+    Images become marks that `id` is in; `images.pictures_of` gives what they stand for.
+    """
     turns: list[Message] = []
     open_ids: dict[str, str] = {}  # calls that have no result yet, with the path of each
     known: set[str] = set()  # of the last turn that called
@@ -98,7 +108,7 @@ def turns_of(messages: Sequence[ChatMessage]) -> list[Message]:
         turns.append(
             Message(
                 role={"developer": "system", "function": "tool"}.get(message.role, message.role),
-                content=_content(message, path, may_be_empty=bool(calls)),
+                content=_content(message, path, may_be_empty=bool(calls), mark=partial(images.mark, id, index)),
                 name=message.name,
                 tool_calls=calls,
                 tool_call_id=answers,
@@ -184,18 +194,26 @@ def _all_answered(open_ids: Mapping[str, str]) -> None:
         )
 
 
-def _content(message: ChatMessage, path: str, *, may_be_empty: bool) -> str:
-    """The text of a message. Raises UnsupportedValue for parts that are no text, BadRequest for what is missing."""
+def _content(message: ChatMessage, path: str, *, may_be_empty: bool, mark: Callable[[int], str]) -> str:
+    """The text of a message. Raises UnsupportedValue for parts that it cannot have, BadRequest for what is missing."""
     if isinstance(message.content, str):
         return message.content
     if message.content is None:
         if message.refusal is not None or may_be_empty:
             return message.refusal or ""
         raise BadRequest(f"Missing required parameter: '{path}.content'.", param=f"{path}.content")
-    return "\n".join(
-        _part_text(part, message.role, f"{path}.content[{place}]")
-        for place, part in enumerate(message.content)
-    )
+    text = ""
+    after_text = False
+    for place, part in enumerate(message.content):
+        is_text = part.type != "image_url"
+        if is_text:
+            text += "\n" if after_text else ""
+            text += _part_text(part, message.role, f"{path}.content[{place}]")
+        else:
+            images.check(part, message.role, f"{path}.content[{place}]")
+            text += mark(place)
+        after_text = is_text
+    return text
 
 
 def _part_text(part: Part, role: str, path: str) -> str:
@@ -206,7 +224,8 @@ def _part_text(part: Part, role: str, path: str) -> str:
     else:
         kind = part.type[:32].encode("ascii", "backslashreplace").decode()
         raise UnsupportedValue(
-            f"Parts of type '{kind}' are not supported; send parts of type 'text'.", param=f"{path}.type"
+            f"Parts of type '{kind}' are not supported; send parts of type 'text' or 'image_url'.",
+            param=f"{path}.type",
         )
     if text is None:
         raise BadRequest(f"Missing required parameter: '{path}.{member}'.", param=f"{path}.{member}")

@@ -67,10 +67,6 @@ def test_roles_and_text_parts() -> None:
     [
         ({"role": "assistant", "audio": {"id": "a"}}, "messages[0].audio"),
         (
-            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]},
-            "messages[0].content[0].type",
-        ),
-        (
             {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "input_audio"}]},
             "messages[0].content[1].type",
         ),

@@ -7,8 +7,11 @@ A step has a budget of tokens. The rules, in order:
    delays the others by one chunk and no more; with nobody generating the whole batch is theirs.
 3. Short prompts, those that fit what is left, go first in order of arrival. Long ones share the rest evenly, and at
    least a quarter of the budget is theirs, so that a stream of short prompts cannot starve a long one.
-4. A prefill stops at its next `stop`, a length at which another sequence waits to copy the prefix.
-5. A prompt of which each row is wanted comes in pieces of `SCORED`: its rows are read one after another while everybody
+4. A prefill stops at its next `stop`, a length at which another sequence waits to copy the prefix, or at which an
+   image begins or ends: images are computed from rows, not from tokens, and never in one graph with tokens.
+5. An image that the model looks at as a whole is computed in one piece. One that is larger than the room waits until
+   its sequence is the oldest prompt, and then has the step's prefill for itself.
+6. A prompt of which each row is wanted comes in pieces of `SCORED`: its rows are read one after another while everybody
    waits, and libllama keeps memory for as many rows (a vocabulary wide each) as it was ever asked for at once.
 
 This file knows nothing of llama.cpp, calls or time.
@@ -33,6 +36,9 @@ class Work:
     stop: int  # compute no further than this now; `length` when nobody waits for a prefix
     generating: bool
     every_logit: bool = False  # echo with logprobs: each prompt position's row is wanted
+    image: bool = False  # what comes next is rows of an image, up to `stop`
+    whole: bool = False  # all of them, or none
+    lag: int = 0  # by how many positions its next token lies before its number
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,8 @@ class Piece:
     start: int
     count: int
     outputs: Outputs
+    image: bool = False
+    lag: int = 0
 
 
 def plan(works: Sequence[Work], *, batch: int, chunk: int) -> list[Piece]:
@@ -57,17 +65,22 @@ def plan(works: Sequence[Work], *, batch: int, chunk: int) -> list[Piece]:
 
 
 def graphs(pieces: Sequence[Piece], generating: Container[int], together: int) -> list[list[Piece]]:
-    """The pieces that are computed at once. Fewer than `together` next tokens get a graph each (see measure.py)."""
-    alone = [piece for piece in pieces if piece.slot in generating]
+    """The pieces that are computed at once. Fewer than `together` next tokens get a graph each (see measure.py), and so
+    does an image.
+    """
+    images = [[piece] for piece in pieces if piece.image]
+    tokens = [piece for piece in pieces if not piece.image]
+    alone = [piece for piece in tokens if piece.slot in generating]
     if not 1 < len(alone) < together:
-        return [list(pieces)] if pieces else []
-    prompts = [piece for piece in pieces if piece.slot not in generating]
-    return [[piece] for piece in alone] + ([prompts] if prompts else [])
+        return ([tokens] if tokens else []) + images
+    prompts = [piece for piece in tokens if piece.slot not in generating]
+    return [[piece] for piece in alone] + ([prompts] if prompts else []) + images
 
 
 def _piece(work: Work, count: int) -> Piece:
     outputs: Outputs = "last" if work.computed + count == work.length else "none"
-    return Piece(work.slot, work.computed, count, "all" if work.every_logit else outputs)
+    outputs = "all" if work.every_logit else outputs
+    return Piece(work.slot, work.computed, count, outputs, work.image, work.lag)
 
 
 def _todo(work: Work) -> int:
@@ -76,16 +89,22 @@ def _todo(work: Work) -> int:
 
 
 def _share(prompts: Iterable[Work], room: int) -> dict[int, int]:
-    """Prefill tokens per slot: short prompts first, long ones evenly over the rest (rules 3 and 4).
+    """Prefill tokens per slot: short prompts first, long ones evenly over the rest (rules 3, 4 and 5).
 
     Few different counts on purpose: with streams, a batch is cut into one graph per different count.
     """
+    prompts = list(prompts)
     todo = {work.slot: _todo(work) for work in prompts}
+    whole = {work.slot for work in prompts if work.whole}
+    if prompts and prompts[0].whole and todo[prompts[0].slot] > room:
+        return {prompts[0].slot: todo[prompts[0].slot]}
     short = {slot: n for slot, n in todo.items() if n <= room}
-    long = [slot for slot, n in todo.items() if n > room]
+    long = [slot for slot, n in todo.items() if n > room and slot not in whole]
     counts: dict[int, int] = {}
     left = room - (room // 4 if long and short else 0)
     for slot, n in short.items():
+        if n > left and slot in whole:
+            continue
         counts[slot] = min(n, left)
         left -= counts[slot]
         if left == 0:

@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Iterable
 from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,7 @@ from oxlo_local.engines.text.prefix import Follow, Place, Slot
 from oxlo_local.engines.text.reading import Reader
 from oxlo_local.engines.text.sampling import Sampler, logprob, unscored
 from oxlo_local.engines.text.sequence import Request, Sequence
+from oxlo_local.engines.text.sight import View, open_sight
 from oxlo_local.errors import OxloError, ServerError, UnsupportedValue
 
 AHEAD = 32  # cells of a unified cache that each running sequence should find free for its next tokens
@@ -76,7 +78,8 @@ class TextEngine:
     def __init__(self, load: Load, progress: Progress) -> None:
         options = load.options if isinstance(load.options, TextOptions) else TextOptions()
         self._llama = Llama(Path(load.path), options, progress)
-        self._reader = Reader(self._llama)
+        self._sight = open_sight(self._llama)
+        self._reader = Reader(self._llama, self._sight)
         self._cache = Cache(self._llama)
         self._running: dict[int, Sequence] = {}  # by slot
         self._waiting: list[Sequence] = []
@@ -99,6 +102,7 @@ class TextEngine:
             parameters=self._llama.parameters,
             file_bytes=self._llama.file_bytes,
             chat=self._reader.chats,
+            sees=self._sight is not None,
             thinks=self._reader.thinks,
             thinking_knows=self._reader.thinking_knows,
             device=self._llama.device,
@@ -143,19 +147,27 @@ class TextEngine:
         works = self._works()
         pieces = plan(works, batch=self._llama.options.batch or 1, chunk=self._llama.options.chunk or 1)
         generating = {work.slot for work in works if work.generating}
-        for graph in graphs(pieces, generating, self._together):
-            self._compute(self._still(graph))
+        with self._sight.crossing.step() if self._sight is not None and pieces else nullcontext():
+            for graph in graphs(pieces, generating, self._together):
+                self._compute(self._still(graph))
         if pieces:
             self._totals.steps += 1
             self._totals.seconds += time.monotonic() - begun
-        elif self._intake and not self._up:
-            self._intake.wait(0.05)
         elif not self._up:
-            self._questions.wait(0.05)
+            self._wait(0.05)
         if not self._running:
             self._strayed = self._cache.strayed()
         events, self._up = self._up, []
         return events
+
+    def _wait(self, seconds: float) -> None:
+        """Nothing can be computed: wait for what is being made on the side."""
+        if self._intake:
+            self._intake.wait(seconds)
+        elif self._sight is not None and self._sight.busy:
+            self._sight.wait(seconds)
+        else:
+            self._questions.wait(seconds)
 
     def gauges(self) -> Gauges:
         totals = self._totals
@@ -178,6 +190,8 @@ class TextEngine:
         """Free the model; calls still in the engine are forgotten."""
         idle = self._intake.close()
         self._questions.close()
+        if self._sight is not None:
+            self._sight.close()
         for sequence in [*self._running.values(), *self._waiting]:
             if sequence.sampler:
                 sequence.sampler.close()
@@ -214,6 +228,7 @@ class TextEngine:
                 channels=prompt.channels and prompt.channels(),
                 echo=prompt.text if call.echo else None,
                 guide=guide and guide.copy(),
+                images=[View(view.start, view.seen, view.image) for view in prompt.images],
             )
             sequence.begin()
             self._arrivals += 1
@@ -233,6 +248,13 @@ class TextEngine:
                 sequence.follow, sequence.leader = where, self._running[where.leader]
                 self._stops[where.leader] = min(where.length, self._stops.get(where.leader, where.length))
                 continue
+            if self._sight is not None and sequence.images:
+                try:
+                    if not self._sight.ready(sequence.request.call.id, sequence.images, where.keep):
+                        continue  # those behind it need not wait for its images
+                except OxloError as error:
+                    self._fail(sequence.request.call.id, error.code, error.message, error.param)
+                    return
             self._waiting.remove(sequence)
             self._start(sequence, where)
             idle -= 1
@@ -244,7 +266,7 @@ class TextEngine:
             if self._running.get(follow.leader) is sequence.leader and len(slot.tokens) < follow.length:
                 return follow
             sequence.follow = sequence.leader = None
-        return self._cache.place(sequence.tokens, reuse=not sequence.scores_prompt)
+        return self._cache.place(sequence.tokens, reuse=not sequence.scores_prompt, images=sequence.images)
 
     def _has_room(self, sequence: Sequence) -> bool:
         """Whether the shared cells of a unified cache can take the sequence beside the running ones.
@@ -258,7 +280,7 @@ class TextEngine:
         return known + len(sequence.tokens) + AHEAD <= self._llama.context_length
 
     def _start(self, sequence: Sequence, where: Place) -> None:
-        slot = self._cache.enter(where, sequence.tokens)
+        slot = self._cache.enter(where, sequence.tokens, sequence.images)
         keep = len(slot.tokens)
         sequence.slot = slot
         self._running[slot.index] = sequence
@@ -285,22 +307,11 @@ class TextEngine:
     # -- computing ----------------------------------------------------------------------------------------------------
 
     def _works(self) -> list[Work]:
-        works = []
-        for sequence in sorted(self._running.values(), key=lambda sequence: sequence.arrival):
-            slot = sequence.slot
-            assert slot is not None
-            computed, length = len(slot.tokens), len(sequence.tokens)
-            works.append(
-                Work(
-                    slot.index,
-                    computed,
-                    length,
-                    stop=self._stops.get(slot.index, length),
-                    generating=sequence.generating,
-                    every_logit=sequence.scores_prompt,
-                )
-            )
-        return works
+        whole = self._llama.eye is not None and self._llama.eye.whole
+        return [
+            sequence.work(self._stops.get(slot), whole=whole)
+            for slot, sequence in sorted(self._running.items(), key=lambda item: item[1].arrival)
+        ]
 
     def _still(self, pieces: Iterable[Piece]) -> list[Piece]:
         """Those that stand as planned: a failure takes all choices of its request along, a preemption clears a slot."""
@@ -318,7 +329,7 @@ class TextEngine:
             with self._grammars.beside(
                 [guide for piece in pieces if (guide := self._running[piece.slot].guide)]
             ):
-                rows = self._llama.decode(pieces, lambda slot: self._running[slot].tokens)
+                rows = self._decode(pieces)
         except CacheFull:
             self._make_room(pieces)
             return
@@ -332,6 +343,12 @@ class TextEngine:
                 self._totals.prefill += piece.count
         for row in rows:
             self._draw(self._running.get(row.slot), row)
+
+    def _decode(self, pieces: list[Piece]) -> list[Row]:
+        if not pieces[0].image:
+            return self._llama.decode(pieces, lambda slot: self._running[slot].tokens)
+        (piece,) = pieces  # an image has a graph of its own
+        return self._llama.decode_rows(piece, *self._running[piece.slot].rows(piece))
 
     def _make_room(self, pieces: list[Piece]) -> None:
         """Free cells: an idle cache, else the youngest sequence's; the step is planned anew afterwards."""
@@ -424,6 +441,8 @@ class TextEngine:
 
     def _fail(self, id: str, code: str, message: str, param: str | None = None) -> None:
         request = self._requests.pop(id)
+        if self._sight is not None:
+            self._sight.cancel(id)
         for sequence in [s for s in self._running.values() if s.request is request]:
             self._leave_slot(sequence)
             self._drop(sequence)
@@ -437,6 +456,8 @@ class TextEngine:
         assert slot is not None
         if sequence.sampler:
             sequence.sampler.detach()
+        for view in sequence.images:
+            view.rows = None
         del self._running[slot.index]
         self._cache.leave(slot)
         sequence.slot = None

@@ -1,7 +1,8 @@
 """Calls on their way in: what is quick is read at once, the rest on threads beside the steps.
 
-A megabyte of prompt takes longer than a step to render and tokenise, and so may a grammar. Each has threads of its own,
-since one that waits for a compiler must not hold up one that only has to be read.
+A megabyte of prompt takes longer than a step to render and tokenise, and so may a grammar, or an image that has to be
+fetched and unpacked. Each has threads of its own, since one that waits for a compiler, or for a distant server, must
+not hold up one that only has to be read.
 """
 
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -31,11 +32,14 @@ class Intake:
         self._calls: dict[str, tuple[TextCall, Future[Reading]]] = {}
         self._prompts = ThreadPoolExecutor(1, thread_name_prefix="prompts")
         self._constrained = ThreadPoolExecutor(4, thread_name_prefix="constrained")
+        self._pictured = ThreadPoolExecutor(4, thread_name_prefix="pictured")
 
     def take(self, call: TextCall) -> None:
         """Begin to read a call."""
         strict = call.tool_choice == "required" or any(tool.strict for tool in call.tools)
-        if call.constraint is not None or strict:
+        if call.pictures:
+            future = self._pictured.submit(self._read, call)
+        elif call.constraint is not None or strict:
             future = self._constrained.submit(self._read, call)
         elif Reader.size(call) > INLINE:
             future = self._prompts.submit(self._read, call)
@@ -75,4 +79,5 @@ class Intake:
         """End the threads; whether the model may be freed then."""
         self._prompts.shutdown(cancel_futures=True)
         self._constrained.shutdown(cancel_futures=True)
+        self._pictured.shutdown(cancel_futures=True)
         return self._grammars.close()

@@ -9,6 +9,8 @@ libllama's rules that shape this room (all of them abort the process or spoil th
    window's old cells are gone: `holds` looks before `trim` is asked.
 4. A return value of 1 from llama_decode means "no room" and leaves the cache as it was; below -1 the part already
    computed stays, so the caller trims every sequence of the batch back.
+5. A batch holds tokens or rows (embeddings, of an image), never both. A model that looks at an image as a whole must
+   get all its rows in one physical batch, with the causal mask off.
 
 This file does not know about calls, sequences' states or scheduling.
 """
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 
 from oxlo_local.calls import TextOptions
 from oxlo_local.engines.text.batcher import Piece
+from oxlo_local.engines.text.eye import Eye
 from oxlo_local.engines.weights import FLASH_ATTENTION, LoadError, Weights, default_threads, log
 
 F32 = NDArray[np.float32]
@@ -64,13 +67,22 @@ class Llama(Weights):
             raise LoadError(f"{path.name} has no decoder: it cannot generate text")
         self.recurrent = bool(C.llama_model_is_recurrent(self._model) or C.llama_model_is_hybrid(self._model))
         self.n_swa = int(C.llama_model_n_swa(self._model))
+        self.width = int(C.llama_model_n_embd_inp(self._model))
+        self.eye = self._open_eye(options, gpu and gpu_layers != 0)
         self.options = self._resolve(options, gpu and gpu_layers != 0, gpu_layers)
         self._ctx = self._new_context()
         self.context_length = min(self._wanted_ctx, int(C.llama_n_ctx_seq(self._ctx)))
         self._memory = C.llama_get_memory(self._ctx)
         self._batch = _Batch(self.options.batch or 512, self.options.parallel or 1)
+        self._row_batch = _RowBatch()
 
     # -- loading ------------------------------------------------------------------------------------------------------
+
+    def _open_eye(self, options: TextOptions, gpu: bool) -> Eye | None:
+        if options.mmproj is None:
+            return None
+        threads = options.threads or default_threads()
+        return Eye(Path(options.mmproj), self._model, gpu=gpu, threads=threads, width=self.width)
 
     def _resolve(self, asked: TextOptions, gpu: bool, gpu_layers: int) -> TextOptions:
         train = C.llama_model_n_ctx_train(self._model)
@@ -79,7 +91,8 @@ class Llama(Weights):
         return TextOptions(
             ctx=asked.ctx or min(train, 4096),
             parallel=parallel,
-            batch=max(batch, 2 * parallel),  # room for prompts beside every slot's next token
+            # Room for prompts beside every slot's next token, and for an image in one piece.
+            batch=max(batch, 2 * parallel, self.eye.most if self.eye is not None else 0),
             chunk=min(asked.chunk or (512 if gpu else 256), batch),
             threads=asked.threads or default_threads(),
             gpu_layers=gpu_layers,
@@ -89,6 +102,8 @@ class Llama(Weights):
             together=asked.together,
             backend_sampling=gpu if asked.backend_sampling is None else asked.backend_sampling,
             chat_template=asked.chat_template,
+            mmproj=asked.mmproj,
+            allow_remote_media=asked.allow_remote_media,
         )
 
     def _new_context(self) -> int:
@@ -99,7 +114,7 @@ class Llama(Weights):
         params = C.llama_context_default_params()
         params.n_ctx = self._wanted_ctx if self.unified else self._wanted_ctx * parallel
         params.n_batch = params.n_ubatch = options.batch or 512
-        params.n_ubatch = min(params.n_batch, 512)
+        params.n_ubatch = min(params.n_batch, max(512, self.eye.most if self.eye is not None else 0))
         params.n_seq_max = parallel
         params.n_threads = params.n_threads_batch = options.threads or 1
         params.kv_unified = self.unified
@@ -113,10 +128,12 @@ class Llama(Weights):
         return int(ctx)
 
     def close(self) -> None:
-        """Free context and model."""
+        """Free context, encoder and model."""
         if self._ctx:
             C.llama_free(self._ctx)
             self._ctx = 0
+        if self.eye is not None:
+            self.eye.close()
         super().close()
 
     # -- the cache ----------------------------------------------------------------------------------------------------
@@ -126,18 +143,18 @@ class Llama(Weights):
         C.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
     def trim(self, slot: int, keep: int) -> bool:
-        """Forget all but the first `keep` tokens; False when this kind of cache cannot (then nothing changed)."""
+        """Forget what lies from position `keep` on; False when this kind of cache cannot (then nothing changed)."""
         return bool(C.llama_memory_seq_rm(self._memory, slot, keep, -1))
 
     def copy(self, source: int, target: int, keep: int) -> bool:
-        """Make `target` hold the first `keep` tokens of `source`; False when the tail cannot be dropped."""
+        """Make `target` hold what `source` has before position `keep`; False when the tail cannot be dropped."""
         self.clear(target)
         end = keep if self.unified and not self.recurrent else -1
         C.llama_memory_seq_cp(self._memory, source, target, -1, end)
         return end == keep or self.trim(target, keep)
 
     def holds(self, slot: int, computed: int, keep: int) -> bool:
-        """Whether the first `keep` of a slot's `computed` tokens can be continued from, without the others."""
+        """Whether the first `keep` of a slot's `computed` positions can be continued from, without the others."""
         if keep == computed:
             return True
         if self.recurrent:
@@ -148,7 +165,7 @@ class Llama(Weights):
         return 0 <= oldest <= max(0, keep - self.n_swa)
 
     def computed(self, slot: int) -> int:
-        """Tokens that the cache itself says a slot holds."""
+        """Positions that the cache itself says a slot holds."""
         return int(C.llama_memory_seq_pos_max(self._memory, slot)) + 1
 
     # -- computing ----------------------------------------------------------------------------------------------------
@@ -159,13 +176,33 @@ class Llama(Weights):
         Returns the rows that have logits, valid until the next decode. Raises CacheFull or DecodeFailed.
         """
         rows = self._batch.fill(pieces, tokens)
+        self._decode(self._batch.struct)
+        return rows
+
+    def decode_rows(self, piece: Piece, embeddings: F32, positions: I32 | None) -> list[Row]:
+        """Compute a piece of an image. `embeddings` has shape (piece.count, width), C-contiguous.
+
+        `positions` has shape (4, piece.count) under M-RoPE; None = one behind the other. Otherwise as `decode`.
+        """
+        assert self.eye is not None
+        self._row_batch.fill(piece, embeddings, positions)
+        if self.eye.whole:
+            C.llama_set_causal_attn(self._ctx, False)
+        try:
+            self._decode(self._row_batch.struct)
+        finally:
+            if self.eye.whole:
+                C.llama_set_causal_attn(self._ctx, True)
+        last = piece.count - 1
+        return [Row(piece.slot, piece.start + last, last)] if piece.outputs == "last" else []
+
+    def _decode(self, batch: C.llama_batch) -> None:
         log.errors.clear()
-        code: int = C.llama_decode(self._ctx, self._batch.struct)
+        code: int = C.llama_decode(self._ctx, batch)
         if code == DECODE_NO_ROOM:
             raise CacheFull
         if code != 0:
             raise DecodeFailed(f"llama_decode returned {code}: {'; '.join(log.errors[-3:])}")
-        return rows
 
     def wait(self) -> None:
         """Until the last decode is computed; reading its logits waits by itself."""
@@ -180,6 +217,39 @@ class Llama(Weights):
     def context(self) -> int:
         """The llama_context, for the sampler room."""
         return self._ctx
+
+
+def _pointer(array: NDArray[np.generic], kind: type) -> object:
+    return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
+
+
+class _RowBatch:
+    """One llama_batch of rows; an image comes now and then, so its arrays are made anew for each."""
+
+    def __init__(self) -> None:
+        self.struct = C.llama_batch()
+
+    def fill(self, piece: Piece, embeddings: F32, positions: I32 | None) -> None:
+        count = piece.count
+        if positions is None:
+            positions = np.arange(count, dtype=np.int32) + np.int32(piece.start - piece.lag)
+        outputs = np.zeros(count, np.int8)
+        outputs[-1] = piece.outputs == "last"
+        slot = np.full(1, piece.slot, np.int32)
+        pointers = np.full(count, slot.ctypes.data, np.uintp)
+        ones = np.ones(count, np.int32)
+        positions = np.ascontiguousarray(positions)
+        # libllama is given their addresses only.
+        self._held = (embeddings, positions, outputs, slot, pointers, ones)
+        self.struct = C.llama_batch(
+            n_tokens=count,
+            token=None,
+            embd=_pointer(embeddings, ctypes.c_float),
+            pos=_pointer(positions, C.llama_pos),
+            n_seq_id=_pointer(ones, ctypes.c_int32),
+            seq_id=_pointer(pointers, ctypes.POINTER(C.llama_seq_id)),
+            logits=_pointer(outputs, ctypes.c_int8),
+        )
 
 
 class _Batch:
@@ -208,7 +278,7 @@ class _Batch:
 
     @staticmethod
     def _as(array: NDArray[np.generic], kind: type) -> object:
-        return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
+        return _pointer(array, kind)
 
     def fill(self, pieces: Sequence[Piece], tokens: Callable[[int], Sequence[int]]) -> list[Row]:
         rows: list[Row] = []
@@ -216,7 +286,7 @@ class _Batch:
         for piece in pieces:
             end, start, count = at + piece.count, piece.start, piece.count
             self.token[at:end] = tokens(piece.slot)[start : start + count]
-            self.position[at:end] = self._steps[:count] + start
+            self.position[at:end] = self._steps[:count] + (start - piece.lag)
             self._pointers[at:end] = self._slot_pointers[piece.slot]
             self._outputs[at:end] = piece.outputs == "all"
             if piece.outputs == "all":

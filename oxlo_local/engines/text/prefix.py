@@ -77,22 +77,33 @@ def common(a: Sequence[int], b: Sequence[int], limit: int) -> int:
     return low
 
 
+def anywhere(keep: int) -> int:
+    """A sequence of plain tokens can be cut behind each."""
+    return keep
+
+
 def place(
     tokens: list[int],
     slots: Sequence[Slot],
     holds: Callable[[Slot, int], bool],
     *,
+    cut: Callable[[int], int] = anywhere,
     reuse: bool = True,
     packed: bool = False,
 ) -> Place | Follow | None:
     """Where a sequence of `tokens` starts, whom it waits for, or None when every slot runs.
 
-    `holds(slot, keep)` says whether a slot's cache can be continued from its first `keep` tokens. `reuse` False
-    computes everything (echo with logprobs needs each row).
+    `holds(slot, keep)` says whether a slot's cache can be continued from its first `keep` tokens; `cut(keep)` how many
+    of them at most, since some stand or fall together. `reuse` False computes everything (echo with logprobs needs
+    each row).
     """
     limit = len(tokens) - 1 if reuse else 0
-    source, keep = _best(tokens, slots, holds, limit)
-    if reuse and (follow := _leader(tokens, slots, limit, keep)):
+
+    def shared(others: Sequence[int]) -> int:
+        return cut(common(tokens, others, limit))
+
+    source, keep = _best(slots, holds, shared)
+    if reuse and (follow := _leader(slots, shared, keep)):
         return follow
     idle = [slot for slot in slots if not slot.running]
     if not idle:
@@ -128,25 +139,25 @@ def _refuge(target: Slot, source: Slot, idle: Sequence[Slot]) -> int | None:
 
 
 def _best(
-    tokens: list[int], slots: Sequence[Slot], holds: Callable[[Slot, int], bool], limit: int
+    slots: Sequence[Slot], holds: Callable[[Slot, int], bool], shared: Callable[[Sequence[int]], int]
 ) -> tuple[Slot | None, int]:
     best: Slot | None = None
     keep = 0
     for slot in slots:
-        shared = common(tokens, slot.tokens, limit)
-        if shared > keep or (shared == keep > 0 and best is not None and best.running and not slot.running):
-            if holds(slot, shared):
-                best, keep = slot, shared
+        same = shared(slot.tokens)
+        if same > keep or (same == keep > 0 and best is not None and best.running and not slot.running):
+            if holds(slot, same):
+                best, keep = slot, same
     return best, keep
 
 
-def _leader(tokens: list[int], slots: Sequence[Slot], limit: int, keep: int) -> Follow | None:
+def _leader(slots: Sequence[Slot], shared: Callable[[Sequence[int]], int], keep: int) -> Follow | None:
     best: Follow | None = None
     for slot in slots:
         if not slot.running:
             continue
-        shared = common(tokens, slot.target, limit)
-        ahead = shared > len(slot.tokens) and shared >= keep + WORTH_WAITING
-        if ahead and (best is None or shared > best.length):
-            best = Follow(slot.index, shared)
+        same = shared(slot.target)
+        ahead = same > len(slot.tokens) and same >= keep + WORTH_WAITING
+        if ahead and (best is None or same > best.length):
+            best = Follow(slot.index, same)
     return best

@@ -4,8 +4,8 @@ May run beside a decode, on a thread of its own: it reads the model's vocabulary
 """
 
 import secrets
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from oxlo_local.calls import Constraint, Message, TextCall
 from oxlo_local.engines.text.channels import Channels
@@ -14,11 +14,14 @@ from oxlo_local.engines.text.forced import Content, Wanted, frame
 from oxlo_local.engines.text.grammar import Frame
 from oxlo_local.engines.text.llama import Llama
 from oxlo_local.engines.text.prompt import ChatTemplate
+from oxlo_local.engines.text.runs import splice
+from oxlo_local.engines.text.sight import Image, Sight, View
 from oxlo_local.engines.text.thinking import WISHES, may_think, opened, switches
 from oxlo_local.engines.text.toolcalls.harmony import HARMONY
 from oxlo_local.errors import BadRequest, ContextLengthExceeded, UnsupportedValue
 
 COUNTED = 1 << 20  # characters that are counted even if they cannot fit, in about a second
+MEDIA = "<__media__>"  # what llama-server shows in the place of an image
 TURN = 64  # characters that the rendering of an empty turn is worth
 
 
@@ -32,13 +35,15 @@ class Prompt:
     tokens: list[int]
     text: str
     channels: Callable[[], Channels] | None = None
+    images: list[View] = field(default_factory=list)
 
 
 class Reader:
-    """Reads calls for one model. `chats` says whether there is a chat template."""
+    """Reads calls for one model. `chats` says whether there is a chat template; without `sight` it takes no images."""
 
-    def __init__(self, llama: Llama) -> None:
+    def __init__(self, llama: Llama, sight: Sight | None = None) -> None:
         self._llama = llama
+        self._sight = sight
         source = llama.options.chat_template or llama.chat_template
         self._bos = llama.token_text(llama.bos) if llama.bos >= 0 else ""
         eos = llama.token_text(llama.eos) if llama.eos >= 0 else ""
@@ -80,14 +85,19 @@ class Reader:
     def prompt_of(self, call: TextCall) -> str:
         """What the model is given for a chat, as text, however long. Raises OxloError for what it cannot take."""
         self._require_template()
-        return self._render(call, call.messages or ())
+        text = self._render(call, call.messages or ())
+        for picture in call.pictures:
+            text = text.replace(picture.mark, MEDIA)
+        return text
 
     def count(self, call: TextCall) -> int:
         """Tokens that the model is given for a chat, however many. Raises OxloError for what it cannot take."""
-        text = self.prompt_of(call)
+        self._require_template()
+        images = self._images(call)
+        text = self._render(call, call.messages or ())
         if len(text) > COUNTED:
             self._bound(text, param="messages")
-        return len(self._llama.tokenize(text, special=True, add_special=True))
+        return len(self._spliced(text, images)[0])
 
     def _require_template(self) -> None:
         if self._template is None:
@@ -101,11 +111,44 @@ class Reader:
 
     def _chat(self, call: TextCall, messages: Sequence[Message]) -> Prompt:
         self._require_template()
+        images = self._images(call)
         if call.truncate:
-            fitting = truncate(messages, lambda some: self._fits(call, self._render(call, some)))
+            fitting = truncate(messages, lambda some: self._fits(call, self._render(call, some), images))
             messages = messages if fitting is None else fitting
         text = self._render(call, messages)
-        return Prompt(self._tokens(text, param="messages"), text, self._channels(call, text))
+        channels = self._channels(call, text)
+        if not images:
+            return Prompt(self._tokens(text, param="messages"), text, channels)
+        said = "".join(message.content for message in messages)
+        lost = next((p for p in call.pictures if p.mark in said and p.mark not in text), None)
+        if lost is not None:
+            raise UnsupportedValue("this model's chat template leaves the image out", param=lost.param)
+        tokens, views = self._spliced(text, images)
+        return Prompt(self._checked(tokens, param="messages"), text, channels, views)
+
+    def _images(self, call: TextCall) -> dict[str, Image]:
+        """The images of a call, by mark. Raises OxloError for what is none, and where the model does not see."""
+        if not call.pictures:
+            return {}
+        if self._sight is None:
+            raise UnsupportedValue(
+                "this model cannot see images: send text, or ask one that /v1/models says has `vision`",
+                param=call.pictures[0].param,
+            )
+        return self._sight.read(call.pictures)
+
+    def _spliced(self, text: str, images: Mapping[str, Image]) -> tuple[list[int], list[View]]:
+        """A text with its images as tokens. Each piece of text is tokenised by itself, as libmtmd does it."""
+        llama = self._llama
+        if not images:
+            return llama.tokenize(text, special=True, add_special=True), []
+        tokens, placed = splice(
+            text,
+            {mark: image.look for mark, image in images.items()},
+            lambda plain: llama.tokenize(plain, special=True, add_special=False),
+            begins=[llama.bos] if llama.adds_bos else [],
+        )
+        return tokens, [View(each.start, each.seen, images[mark]) for mark, each in placed]
 
     def _channels(self, call: TextCall, text: str) -> Callable[[], Channels] | None:
         assert self._template is not None
@@ -161,11 +204,11 @@ class Reader:
         # A template that writes BOS itself and a vocabulary that adds it would give the model two.
         return text.removeprefix(self._bos) if self._bos and self._llama.adds_bos else text
 
-    def _fits(self, call: TextCall, text: str) -> bool:
+    def _fits(self, call: TextCall, text: str, images: Mapping[str, Image]) -> bool:
         context = self._llama.context_length
         if len(text) // self._llama.longest_piece >= context:
             return False
-        count = len(self._llama.tokenize(text, special=True, add_special=True))
+        count = len(self._spliced(text, images)[0])
         return count + min(call.max_tokens or 1, context // 2) <= context
 
     # -- completions --------------------------------------------------------------------------------------------------

@@ -156,7 +156,8 @@ def _penalties(llama: Llama, sampling: Sampling, prompt: list[int]) -> Iterator[
     if sampling.repeat_penalty != 1.0 and window > 0:
         repeat = C.llama_sampler_init_penalties(llama.n_vocab, window, sampling.repeat_penalty, 0.0, 0.0)
         for token in prompt[-window:]:
-            C.llama_sampler_accept(repeat, token)
+            if token >= 0:  # else it is an image's, which no token repeats
+                C.llama_sampler_accept(repeat, token)
         yield repeat
     if sampling.frequency_penalty or sampling.presence_penalty:
         frequency, presence = sampling.frequency_penalty, sampling.presence_penalty

@@ -22,11 +22,15 @@ from oxlo_local.calls import (
     TokenLogprob,
     Usage,
 )
+from oxlo_local.engines.text.batcher import Piece, Work
 from oxlo_local.engines.text.channels import Argued, Begun, Broken, Channels, Said, Spoken, Thought
+from oxlo_local.engines.text.eye import F32
 from oxlo_local.engines.text.grammar import Guide
 from oxlo_local.engines.text.output import TextOutput
 from oxlo_local.engines.text.prefix import Follow, Slot
+from oxlo_local.engines.text.runs import I32, at, boundary, lag
 from oxlo_local.engines.text.sampling import Sampler
+from oxlo_local.engines.text.sight import View
 
 
 @dataclass(slots=True)
@@ -59,6 +63,7 @@ class Sequence:
     output: TextOutput
     channels: Channels | None = None  # of an answer that is more than text
     guide: Guide | None = None  # of a constrained answer
+    images: list[View] = field(default_factory=list)  # in its prompt
     sampler: Sampler | None = None  # made when the sequence first gets a slot
     slot: Slot | None = None
     follow: Follow | None = None
@@ -83,6 +88,31 @@ class Sequence:
         """Echo with logprobs: each prompt token's row is wanted, so nothing can come from the cache."""
         call = self.request.call
         return call.echo and call.logprobs is not None and self.generated == 0
+
+    def work(self, stop: int | None, *, whole: bool) -> Work:
+        """What is to be computed of it, up to `stop` (None: its end) and within one run of an image or of tokens."""
+        assert self.slot is not None
+        computed, length = len(self.slot.tokens), len(self.tokens)
+        image = at(self.images, computed) is not None
+        return Work(
+            self.slot.index,
+            computed,
+            length,
+            stop=min(length if stop is None else stop, boundary(self.images, computed) or length),
+            generating=self.generating,
+            every_logit=self.scores_prompt,
+            image=image,
+            whole=image and whole,
+            lag=lag(self.images, computed),
+        )
+
+    def rows(self, piece: Piece) -> tuple[F32, I32 | None]:
+        """The rows of a piece of an image, shape (piece.count, width), and their positions (None: one behind another)."""
+        view = at(self.images, piece.start)
+        assert view is not None and view.rows is not None
+        here = piece.start - view.start
+        positions = view.positions(piece.start, piece.count, view.start - piece.lag)
+        return view.rows[here : here + piece.count], positions
 
     def accept(self, token: int) -> bool:
         """Tell the guide of a constrained answer what was drawn; whether the answer is whole with it."""
