@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oxlo_local.errors import BadRequest, ModelNotAllowed
+from oxlo_local.errors import BadRequest, ModelNotAllowed, UnsupportedValue
 from oxlo_local.limits import (
     END_OF_TIME,
     PLANS,
@@ -16,6 +16,7 @@ from oxlo_local.limits import (
     Budget,
     Limits,
     Per,
+    Tier,
     from_json,
     price_of,
     read_budget,
@@ -193,7 +194,7 @@ def test_a_price_list_has_the_same_name_everywhere() -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "asked", "given"),
+    ("own", "asked", "found"),
     [
         ("standard", None, "standard"),
         ("batch", None, "batch"),
@@ -205,11 +206,11 @@ def test_a_price_list_has_the_same_name_everywhere() -> None:
     ],
 )
 def test_a_request_may_ask_for_its_keys_tier_or_one_below(
-    own: Tier, asked: Tier | None, given: Tier | None
+    own: Tier, asked: Tier | None, found: Tier | None
 ) -> None:
     limits = Limits(tier=own)
-    if given is not None:
-        assert limits.tier_for(asked) == given
+    if found is not None:
+        assert limits.tier_for(asked) == found
         return
     with pytest.raises(UnsupportedValue) as caught:
         limits.tier_for(asked)

@@ -33,7 +33,7 @@ class JsonObjectFormat(Struct, frozen=True, tag_field="type", tag="json_object")
 class NamedSchema(Struct, frozen=True):
     """The schema of a response_format. It is enforced with and without `strict`."""
 
-    name: Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}\Z")]
     description: str | None = None
     schema: dict[str, object] | None = None  # None = any object
     strict: bool | None = None

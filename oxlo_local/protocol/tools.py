@@ -16,7 +16,7 @@ from oxlo_local.protocol import parts
 from oxlo_local.protocol.constraints import of_schema
 from oxlo_local.protocol.schemas import check_size
 
-NAME = "^[a-zA-Z0-9_-]{1,64}$"
+NAME = r"^[a-zA-Z0-9_-]{1,64}\Z"  # `$` would let a line feed follow
 MAX_TOOLS = 128
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 

@@ -14,7 +14,7 @@ from oxlo_local.errors import BadRequest, UnsupportedValue
 from oxlo_local.protocol.messages.blocks import CacheControl
 from oxlo_local.protocol.tools import FunctionDefinition, Offer, tool_of
 
-NAME = "^[a-zA-Z0-9_-]{1,128}$"
+NAME = r"^[a-zA-Z0-9_-]{1,128}\Z"  # `$` would let a line feed follow
 MAX_TOOLS = 512
 
 
