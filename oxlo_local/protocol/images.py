@@ -49,7 +49,11 @@ def check(part: Part, role: str, path: str) -> None:
         raise UnsupportedValue("Only a user's message has images.", param=f"{path}.type")
     if part.image_url is None:
         raise BadRequest(f"Missing required parameter: '{path}.image_url'.", param=f"{path}.image_url")
-    url, param = part.image_url.url, f"{path}.image_url.url"
+    check_url(part.image_url.url, f"{path}.image_url.url")
+
+
+def check_url(url: str, param: str) -> None:
+    """Raise BadRequest and its kinds for what can be no image, by its data: URI or address alone."""
     if url[:5].lower() == "data:":
         _check_inline(url, param)
     elif url.lower().startswith(("http://", "https://")):

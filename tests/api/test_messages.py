@@ -10,6 +10,7 @@ import httpx
 import pytest
 from anthropic import Anthropic, AsyncAnthropic
 from anthropic.types import (
+    ImageBlockParam,
     Message,
     MessageParam,
     TextBlock,
@@ -25,6 +26,9 @@ from oxlo_local.limits import Limits
 from oxlo_local.random_model import write
 from tests.api.conftest import Site, StartSite
 from tests.conftest import ROOT, RunningServer, await_ready, launch
+from tests.vision import Files, png, sighted_files
+
+__all__ = ["sighted_files"]
 
 ASK: list[MessageParam] = [{"role": "user", "content": "Paint the wall red, twice."}]
 PAINT: ToolParam = {
@@ -418,6 +422,67 @@ def test_a_thought_comes_back_whether_it_was_shown_or_not(
 
     said: TextBlockParam = {"type": "text", "text": "so"}
     assert tokens(block, said) - tokens(said) >= 12
+
+
+# -- a model that sees ------------------------------------------------------------------------------------------------
+
+
+def picture(seed: int) -> ImageBlockParam:
+    data = png(seed).partition(",")[2]
+    return {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
+
+
+def test_an_image_is_seen_as_in_a_chat(
+    sighted_files: Files, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("seeing")
+    (folder / "home").mkdir()
+    (folder / "home" / "config.toml").touch()
+    model, eye = sighted_files("pixtral")
+    running = await_ready(
+        launch(folder / "home", folder / "serve.log", (str(model), "--mmproj", str(eye)), {})
+    )
+    try:
+        with Anthropic(base_url=running.url, api_key="any", max_retries=0) as client:
+
+            def look(*content: ImageBlockParam | TextBlockParam) -> tuple[str, int]:
+                turns: list[MessageParam] = [{"role": "user", "content": content}]
+                answer = client.messages.create(
+                    model=running.model, max_tokens=8, messages=turns, extra_body=GREEDY
+                )
+                counted = client.messages.count_tokens(model=running.model, messages=turns).input_tokens
+                usage = answer.usage
+                assert counted == usage.input_tokens + (usage.cache_read_input_tokens or 0)
+                return words(answer), counted
+
+            what: TextBlockParam = {"type": "text", "text": "What is it?"}
+            seen, tokens = look(picture(1), what)
+            assert tokens > look(what)[1] + 4 and look(picture(1), what)[0] == seen
+            image = {"type": "image_url", "image_url": {"url": png(1)}}
+            chat = httpx.post(
+                f"{running.base_url}/chat/completions",
+                json={
+                    "model": running.model,
+                    "max_tokens": 8,
+                    "messages": [{"role": "user", "content": [image, what]}],
+                    **GREEDY,
+                },
+            ).json()
+            assert chat["choices"][0]["message"]["content"] == seen
+            assert chat["usage"]["prompt_tokens"] == tokens
+    finally:
+        running.stop()
+
+
+def test_a_model_without_an_eye_says_so(client: Anthropic, server: RunningServer) -> None:
+    with pytest.raises(anthropic.BadRequestError) as refused:
+        client.messages.create(
+            model=server.model, max_tokens=1, messages=[{"role": "user", "content": [picture(1)]}]
+        )
+    body = refused.value.body
+    assert isinstance(body, dict)
+    assert body["error"]["code"] == "unsupported_value"
+    assert body["error"]["param"] == "messages[0].content[0].source.data"
 
 
 # -- the rooms around it ----------------------------------------------------------------------------------------------

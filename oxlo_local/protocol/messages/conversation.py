@@ -15,10 +15,11 @@ from typing import NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from oxlo_local.calls import Message, ToolCall
+from oxlo_local.calls import Message, Picture, ToolCall
 from oxlo_local.errors import BadRequest, UnsupportedValue
+from oxlo_local.protocol import images
 from oxlo_local.protocol.messages import blocks
-from oxlo_local.protocol.messages.blocks import AnyBlock, InputMessage, TextBlock
+from oxlo_local.protocol.messages.blocks import AnyBlock, ImageBlock, InputMessage, TextBlock
 from oxlo_local.protocol.messages.thinking import thought_of
 from oxlo_local.protocol.schemas import check_size
 
@@ -44,18 +45,22 @@ class Placed(NamedTuple):
 
 @dataclass
 class Conversation:
-    """The turns in the engine's words; the names of deferred tools that they refer to; what had no effect."""
+    """The turns in the engine's words, with marks for the images; the names of deferred tools that they refer to; what
+    had no effect. `id` is in the marks, so that no client can have written one.
+    """
 
+    id: str
     turns: list[Message] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
     references: set[str] = field(default_factory=set)
     warnings: list[str] = field(default_factory=list)
 
 
 def conversation_of(
-    system: str | Sequence[TextBlock] | None, messages: Sequence[InputMessage]
+    system: str | Sequence[TextBlock] | None, messages: Sequence[InputMessage], id: str
 ) -> Conversation:
     """The conversation. Raises BadRequest and its kinds, with the path of the field."""
-    told = Conversation()
+    told = Conversation(id)
     if system:
         text = system if isinstance(system, str) else "\n".join(block.text for block in system)
         told.turns.append(Message("system", text))
@@ -68,7 +73,7 @@ def conversation_of(
         elif role == "user":
             _user(told, placed, open_calls)
         else:
-            told.turns.append(Message("system", "\n".join(_texts(placed, told))))
+            told.turns.append(Message("system", _text(placed, told)))
         if open_calls and role != "assistant":
             _unanswered(open_calls)
     _unanswered(open_calls)
@@ -156,7 +161,7 @@ def _user(told: Conversation, placed: Sequence[Placed], open_calls: dict[str, st
         else:
             rest.append(Placed(path, block))
     if rest or not results:
-        told.turns.append(Message("user", "\n".join(_texts(rest, told))))
+        told.turns.append(Message("user", _text(rest, told)))
 
 
 def _answers(block: blocks.ToolResultBlock, path: str, open_calls: dict[str, str]) -> None:
@@ -170,31 +175,56 @@ def _answers(block: blocks.ToolResultBlock, path: str, open_calls: dict[str, str
 def _result(block: blocks.ToolResultBlock, path: str, told: Conversation) -> str:
     if isinstance(block.content, list):
         inner = [Placed(f"{path}.content[{place}]", each) for place, each in enumerate(block.content)]
-        text = "\n".join(_texts(inner, told))
+        text = _text(inner, told)
     else:
         text = block.content or ""
     return f"Error: {text}" if block.is_error else text
 
 
-def _texts(placed: Sequence[Placed], told: Conversation) -> list[str]:
-    texts = []
+def _text(placed: Sequence[Placed], told: Conversation) -> str:
+    """Blocks as one text: a line feed between two texts, none beside an image."""
+    pieces: list[str] = []
+    before: AnyBlock | None = None
     for path, block in placed:
-        match block:
-            case blocks.TextBlock():
-                texts.append(block.text)
-            case blocks.DocumentBlock():
-                _refuse_citations(block.citations, path)
-                texts.append(_document(block, path, told))
-            case blocks.SearchResultBlock():
-                _refuse_citations(block.citations, path)
-                words = "\n".join(each.text for each in block.content)
-                texts.append(_tagged("search_result", {"source": block.source, "title": block.title}, words))
-            case blocks.ToolReferenceBlock():
-                told.references.add(block.tool_name)
-                texts.append(f"The tool {block.tool_name} is there now.")
-            case _:
-                raise UnsupportedValue("Images in messages are not supported.", param=f"{path}.type")
-    return texts
+        if before is not None and not isinstance(before, ImageBlock) and not isinstance(block, ImageBlock):
+            pieces.append("\n")
+        pieces.append(
+            _image(block, path, told) if isinstance(block, ImageBlock) else _words(block, path, told)
+        )
+        before = block
+    return "".join(pieces)
+
+
+def _words(block: AnyBlock, path: str, told: Conversation) -> str:
+    match block:
+        case blocks.TextBlock():
+            return block.text
+        case blocks.DocumentBlock():
+            _refuse_citations(block.citations, path)
+            return _document(block, path, told)
+        case blocks.SearchResultBlock():
+            _refuse_citations(block.citations, path)
+            found = "\n".join(each.text for each in block.content)
+            return _tagged("search_result", {"source": block.source, "title": block.title}, found)
+        case blocks.ToolReferenceBlock():
+            told.references.add(block.tool_name)
+            return f"The tool {block.tool_name} is there now."
+    raise BadRequest("This block has no place here.", param=f"{path}.type")
+
+
+def _image(block: ImageBlock, path: str, told: Conversation) -> str:
+    """The mark of an image, which is noted."""
+    match block.source:
+        case blocks.Base64Image(media_type=kind, data=data):
+            url, param = f"data:{kind};base64,{data}", f"{path}.source.data"
+        case blocks.UrlImage(url=url):
+            param = f"{path}.source.url"
+    images.check_url(url, param)
+    mark = images.mark(told.id, 0, len(told.pictures))
+    told.pictures.append(Picture(mark, url, param))
+    if len(told.pictures) > images.MOST:
+        raise BadRequest(f"The conversation has more than {images.MOST} images.", param="messages")
+    return mark
 
 
 def _document(block: blocks.DocumentBlock, path: str, told: Conversation) -> str:
@@ -206,7 +236,7 @@ def _document(block: blocks.DocumentBlock, path: str, told: Conversation) -> str
         case blocks.DocumentContent(content=list() as content):
             here = f"{path}.source.content"
             inner = [Placed(f"{here}[{place}]", each) for place, each in enumerate(content)]
-            text = "\n".join(_texts(inner, told))
+            text = _text(inner, told)
         case _:
             raise UnsupportedValue(
                 "PDF documents are not supported; send their text, as a source of type 'text'.",

@@ -7,9 +7,10 @@ MESSAGES: tuple[Field, ...] = (
     Field(
         "messages",
         "honoured",
-        "roles user, assistant, system; a last assistant message is continued. Blocks: text, tool_use, tool_result (an "
-        "error begins with `Error: `), thinking, document and search_result as text. redacted_thinking has no effect, "
-        "with a warning. Images, PDFs, citations and blocks of server tools are a 400",
+        "roles user, assistant, system; a last assistant message is continued. Blocks: text, image (base64; url "
+        "as in a chat; models that see), tool_use, tool_result (an error begins with `Error: `), thinking, document "
+        "and search_result as text. redacted_thinking has no effect, with a warning. PDFs, citations and blocks of "
+        "server tools are a 400",
     ),
     Field("system", "honoured", "a string or text blocks, joined by line feeds"),
     Field(

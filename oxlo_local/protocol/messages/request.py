@@ -4,20 +4,20 @@
 `Asked.call` adds what depends on the model.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from oxlo_local.calls import Constraint, Message, ModelFacts, TextCall
+from oxlo_local.calls import Constraint, ModelFacts, TextCall
 from oxlo_local.errors import BadRequest, UnsupportedValue
 from oxlo_local.protocol import parts
 from oxlo_local.protocol.constraints import of_schema
 from oxlo_local.protocol.fields import refuse_unhonoured
 from oxlo_local.protocol.messages.blocks import KINDS, CacheControl, InputMessage, TextBlock
-from oxlo_local.protocol.messages.conversation import conversation_of, without_thoughts
+from oxlo_local.protocol.messages.conversation import Conversation, conversation_of, without_thoughts
 from oxlo_local.protocol.messages.fields import MESSAGES
 from oxlo_local.protocol.messages.thinking import Effort, ThinkingConfig, wish_of
 from oxlo_local.protocol.messages.tools import MAX_TOOLS, ToolChoice, ToolDefinition, offer_of
@@ -118,7 +118,7 @@ class Asked:
     """A request that has been read: its conversation, tools and form, in the engine's words."""
 
     request: CountRequest
-    turns: Sequence[Message]
+    told: Conversation
     offer: Offer
     constraint: Constraint | None
 
@@ -130,7 +130,8 @@ class Asked:
         thinking, warnings = wish_of(self.request.thinking, config.effort, facts)
         call = TextCall(
             id=id,
-            messages=list(self.turns),
+            messages=self.told.turns,
+            pictures=self.told.pictures,
             constraint=self.constraint,
             tools=self.offer.tools,
             tool_choice=self.offer.choice,
@@ -175,8 +176,8 @@ def decode(body: bytes, *, strict: bool) -> tuple[AskedMessage, list[str]]:
         if not stop:
             raise BadRequest("A stop sequence must not be empty.", param=f"stop_sequences[{index}]")
     parts.check_metadata(request.kept_metadata)
-    turns, offer, constraint, warnings = _read(request)
-    return AskedMessage(request, turns, offer, constraint), warnings + _warned(
+    told, offer, constraint = _read(request)
+    return AskedMessage(request, told, offer, constraint), told.warnings + _warned(
         members, request, strict=strict
     )
 
@@ -187,22 +188,21 @@ def decode_count(body: bytes, *, strict: bool) -> tuple[Asked, list[str]]:
     refuse_unhonoured(members, MESSAGES)
     _refuse_kinds(members)
     request = parts.convert(members, CountRequest)
-    turns, offer, constraint, warnings = _read(request)
+    told, offer, constraint = _read(request)
     known = {name: value for name, value in members.items() if name not in _KNOWN - _fields(CountRequest)}
-    return Asked(request, turns, offer, constraint), warnings + _warned(known, request, strict=strict)
+    return Asked(request, told, offer, constraint), told.warnings + _warned(known, request, strict=strict)
 
 
-def _read(request: CountRequest) -> tuple[Sequence[Message], Offer, Constraint | None, list[str]]:
-    told = conversation_of(request.system, request.messages)
-    turns: Sequence[Message] = told.turns
+def _read(request: CountRequest) -> tuple[Conversation, Offer, Constraint | None]:
+    told = conversation_of(request.system, request.messages, parts.new_id("look"))
     for edit in request.context_management.edits if request.context_management else ():
         if isinstance(edit.keep, Turns):
-            turns = without_thoughts(turns, edit.keep.value)
+            told.turns = without_thoughts(told.turns, edit.keep.value)
     offer = offer_of(request.tools or (), request.tool_choice, told.references)
     constraint = _constraint(request)
     if offer.choice == "required" and constraint is not None:
         raise BadRequest("A call that is required cannot be constrained otherwise.", param=constraint.param)
-    return turns, offer, constraint, told.warnings
+    return told, offer, constraint
 
 
 def _constraint(request: CountRequest) -> Constraint | None:

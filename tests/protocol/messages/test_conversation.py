@@ -133,6 +133,57 @@ def test_what_does_not_fit_together_is_named(messages: list[dict[str, object]], 
     assert refused.value.param == param
 
 
+def image(url: str | None = None) -> dict[str, object]:
+    if url is not None:
+        return {"type": "image", "source": {"type": "url", "url": url}}
+    return {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+
+
+def test_images_become_marks_beside_which_no_line_is_fed() -> None:
+    result_image = result("1", [text("see"), image("https://example.com/x.png")])
+    made = call(
+        messages=[
+            user(text("a"), image(), text("b"), text("c")),
+            said(use("1")),
+            user(result_image, image()),
+        ]
+    )
+    first, second, third = made.pictures
+    assert made.messages is not None
+    assert [turn.content for turn in made.messages] == [
+        f"a{first.mark}b\nc",
+        "",
+        f"see{second.mark}",
+        third.mark,
+    ]
+    assert (first.url, second.url) == ("data:image/png;base64,AAAA", "https://example.com/x.png")
+    assert [picture.param for picture in made.pictures] == [
+        "messages[0].content[1].source.data",
+        "messages[2].content[0].content[1].source.url",
+        "messages[2].content[1].source.data",
+    ]
+    assert len({picture.mark for picture in made.pictures}) == 3
+    assert first.mark != call(messages=[user(image())]).pictures[0].mark, "nobody can guess a mark"
+
+
+@pytest.mark.parametrize(
+    ("content", "param"),
+    [
+        ([image("ftp://x")], "messages[0].content[0].source.url"),
+        ([image("file:///etc/passwd")], "messages[0].content[0].source.url"),
+        (
+            [{"type": "image", "source": {"type": "file", "file_id": "x"}}],
+            "messages[0].content[0].source.type",
+        ),
+        ([image()] * 65, "messages"),
+    ],
+)
+def test_what_can_be_no_image_is_named(content: list[dict[str, object]], param: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        asked(messages=[user(*content)])
+    assert refused.value.param == param
+
+
 PDF = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "x"}}
 CITED = {
     "type": "document",
