@@ -26,7 +26,7 @@ def python_room() -> Path:
     if not _is_stamped(VENV, lock):
         print(f"making {VENV.name}: the Python clients, about 0.5 GB", file=sys.stderr)
         _run([sys.executable, "-m", "venv", "--clear", str(VENV)])
-        _run([str(VENV / "bin" / "python"), "-m", "pip", "install", "-q", "-r", str(lock)])
+        _run([str(VENV / "bin" / "python"), "-m", "pip", "install", "-q", "--no-deps", "-r", str(lock)])
         _stamp(VENV, lock)
     return VENV / "bin" / "python"
 

@@ -10,6 +10,7 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -54,14 +55,14 @@ class Wire:
     def __enter__(self) -> Self:
         self._tests: dict[str, str] = {}
         self._posted: dict[tuple[str, str], int] = {}
-        self._client = httpx.AsyncClient(base_url=self.upstream, timeout=None, trust_env=False)
         app = Starlette(
             routes=[
                 Route("/{suite}/test", self._name_test, methods=["PUT"]),
                 Route("/{suite}/{path:path}", self._pass, methods=["GET", "POST"]),
-            ]
+            ],
+            lifespan=self._connected,
         )
-        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off"))
+        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, loop="asyncio"))
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
         for _ in range(int(START_SECONDS / 0.02)):
@@ -81,6 +82,11 @@ class Wire:
         """Where it listens; a suite's base URL is this, the suite's name, and /v1."""
         port = self._server.servers[0].sockets[0].getsockname()[1]
         return f"http://127.0.0.1:{port}"
+
+    @asynccontextmanager
+    async def _connected(self, app: Starlette) -> AsyncIterator[None]:
+        async with httpx.AsyncClient(base_url=self.upstream, timeout=None, trust_env=False) as self._client:
+            yield
 
     async def _name_test(self, request: Request) -> Response:
         suite = request.path_params["suite"]
