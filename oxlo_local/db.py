@@ -8,14 +8,6 @@ Under load the cost of a commit (with `sync="full"` an fsync) is thus shared by 
 The file is in WAL mode: readers, also in other processes, never wait for the writer and never hold it up. A write
 that another process keeps out for `busy_seconds`, a full disk, a file that cannot be written or that is not at its path
 any more is `LedgerUnavailable` with what is wrong, because nothing is served unmetered.
-
-SQLite would copy the WAL into the file in the commit that finds it long, and everybody behind that commit would wait
-for two fsyncs and some thousand page writes. Another thread does it here, beside the writer: when nobody writes, and
-under steady load seldom, because a commit that falls into the copy's fsync waits for it. Twice the writes until a copy
-are not twice the pages to copy (many are the same), and half as many commits that wait.
-
-An fsync of a file that has grown waits for the file system's journal, with whatever else that is writing just then. So
-with `sync="full"` the WAL gets its whole length at the start, and commits only write over it.
 """
 
 import asyncio
@@ -33,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-from oxlo_local import pepper
+from oxlo_local import pepper, wal
 from oxlo_local.errors import LedgerUnavailable, OxloError
 from oxlo_local.migrations import STEPS, Step
 
@@ -46,11 +38,7 @@ T = TypeVar("T")
 READERS: Final = 3
 LARGEST_BATCH: Final = 128  # writes in one transaction: bounds how long the first of them waits for the last
 OLDEST_SQLITE: Final = (3, 31, 0)
-PAUSE_SECONDS: Final = 0.5  # without a write
-WORTH_A_CHECKPOINT: Final = 500  # writes, about 2,000 pages of WAL, that the next pause is used to copy
-WRITES_A_CHECKPOINT: Final = 8000  # without such a pause, about 32,000 pages; then they are copied all the same
-LONGEST_WAL: Final = 16_384  # pages; from here on the writer copies the last of them itself, and the WAL starts over
-WHOLE_WAL: Final = 160 << 20  # bytes: what 8,000 writes take, and those that come until the writer's copy
+PAUSE_SECONDS: Final = 0.5  # without a write; then the WAL is copied
 
 
 # -- what went wrong, in words that help ------------------------------------------------------------------------------
@@ -135,33 +123,7 @@ def _prepare(connection: Connection, path: Path, sync: Sync) -> None:
             f"(journal mode stays {mode}); set OXLO_HOME to a local disk"
         )
     connection.execute(f"PRAGMA synchronous = {sync.upper()}")
-    connection.execute("PRAGMA wal_autocheckpoint = 0")  # see _Checkpoints
-
-
-def _lengthen_wal(connection: Connection, path: Path) -> None:
-    """Give the WAL its whole length in zeros, which SQLite passes over as it does the old frames of a used one.
-
-    Written, not merely allocated: the first write to an allocated block goes through the journal too. A disk that has
-    little room keeps it, and the WAL grows as it is needed.
-    """
-    wal = Path(f"{path.resolve()}-wal")
-    connection.execute("BEGIN IMMEDIATE")  # from here on no process appends to it
-    try:
-        with wal.open("r+b", buffering=0) as file:
-            length = file.seek(0, os.SEEK_END)
-            if shutil.disk_usage(wal.parent).free < 10 * WHOLE_WAL:
-                return
-            try:
-                while (missing := WHOLE_WAL - file.tell()) > 0:
-                    file.write(bytes(min(missing, 1 << 20)))
-                os.fsync(file)
-            except OSError:
-                file.truncate(length)
-                raise
-    except OSError as error:
-        log.warning("the ledger's WAL could not be lengthened, commits may take longer: %s", error)
-    finally:
-        connection.execute("ROLLBACK")
+    connection.execute("PRAGMA wal_autocheckpoint = 0")  # see wal.Copies
 
 
 def migrate(connection: Connection, path: Path, now_ms: int, steps: Sequence[Step] = STEPS) -> list[int]:
@@ -223,12 +185,12 @@ class _Write:
 class _Writer(threading.Thread):
     """Takes queued writes in order and commits them in groups."""
 
-    def __init__(self, connection: Connection, path: Path, checkpoints: "_Checkpoints") -> None:
+    def __init__(self, connection: Connection, path: Path, copies: wal.Copies) -> None:
         super().__init__(name="ledger-writer", daemon=True)
         self._connection = connection
         self._path = path
         self._file = path.stat()
-        self._checkpoints = checkpoints
+        self._copies = copies
         self.queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()  # None = no more will come
 
     def run(self) -> None:
@@ -249,13 +211,13 @@ class _Writer(threading.Thread):
             if batch:
                 self._commit(batch)
                 _answer(batch)
-                self._checkpoints.written(len(batch), self._connection)
+                self._copies.written(len(batch), self._connection)
 
     def _next(self) -> _Write | None:
         try:
             return self.queue.get(timeout=PAUSE_SECONDS)
         except queue.Empty:
-            self._checkpoints.paused()
+            self._copies.paused()
             return self.queue.get()
 
     def _commit(self, batch: Sequence[_Write]) -> None:
@@ -316,65 +278,6 @@ def _resolve(writes: Sequence[_Write]) -> None:
             write.future.set_result(write.result)
 
 
-class _Checkpoints(threading.Thread):
-    """Copies the WAL into the file beside the writer.
-
-    A passive checkpoint holds nobody up, but under steady load there is always a newer frame at its end, so the WAL
-    would never start over. Once it is long, the writer makes the next pass itself, between two commits.
-    """
-
-    def __init__(self, path: Path, busy_seconds: float) -> None:
-        super().__init__(name="ledger-checkpoints", daemon=True)
-        self._connection = _connect(path, busy_seconds)
-        self._writes = 0
-        self._copying = False
-        self._long = False
-        self._due: queue.SimpleQueue[bool] = queue.SimpleQueue()  # False = no more will come
-
-    def written(self, writes: int, connection: Connection) -> None:
-        """Called by the writer, with its connection, between two commits."""
-        self._writes += writes
-        if self._copying:
-            return
-        if self._long:
-            pages, copied = self._copy(connection)
-            self._long = copied < pages  # a reader was in the way
-        if self._writes >= WRITES_A_CHECKPOINT:
-            self._start()
-
-    def paused(self) -> None:
-        """Called by the writer when nothing has been written for a while."""
-        if self._writes >= WORTH_A_CHECKPOINT and not self._copying:
-            self._start()
-
-    def _start(self) -> None:
-        self._writes = 0
-        self._copying = True
-        self._due.put(True)
-
-    def run(self) -> None:
-        """Until `close`."""
-        while self._due.get():
-            pages, _ = self._copy(self._connection)
-            self._long = pages > LONGEST_WAL
-            self._copying = False
-
-    def _copy(self, connection: Connection) -> tuple[int, int]:
-        """Copy what no reader still needs; returns the pages in the WAL, and how many of them are in the file."""
-        try:
-            _, pages, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            return pages, copied
-        except sqlite3.Error as error:  # a disk in trouble: the WAL grows until it works again
-            log.warning("the ledger's WAL could not be copied: %s", error)
-            return 0, 0
-
-    def close(self) -> None:
-        """End the thread and close its connection."""
-        self._due.put(False)
-        self.join()
-        self._connection.close()
-
-
 # -- the database -----------------------------------------------------------------------------------------------------
 
 
@@ -385,9 +288,9 @@ class Database:
         self.path = path
         self._busy_seconds = busy_seconds
         self._connection = connection
-        self._checkpoints = _Checkpoints(path, busy_seconds)
-        self._checkpoints.start()
-        self._writer = _Writer(connection, path, self._checkpoints)
+        self._copies = wal.Copies(_connect(path, busy_seconds))
+        self._copies.start()
+        self._writer = _Writer(connection, path, self._copies)
         self._writer.start()
         self._local = threading.local()
         self._reading: list[Connection] = []
@@ -412,7 +315,7 @@ class Database:
             _prepare(connection, path, sync)
             migrate(connection, path, int(time.time() * 1000))
             if sync == "full":
-                _lengthen_wal(connection, path)
+                wal.lengthen(connection, path)
         except sqlite3.Error as error:
             connection.close()
             raise _explain(error, path) from error
@@ -484,7 +387,7 @@ class Database:
         self._closed = True
         self._writer.queue.put(None)
         self._writer.join()
-        self._checkpoints.close()
+        self._copies.close()
         self._readers.shutdown()
         self._surveyor.shutdown()
         for connection in self._reading:

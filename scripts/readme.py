@@ -47,6 +47,7 @@ MAP: tuple[tuple[str, tuple[str, ...]], ...] = (
             "replays.py",
             "instance.py",
             "db.py",
+            "wal.py",
             "ids.py",
             "migrations.py",
         ),

@@ -53,12 +53,6 @@ def committed(path: Path) -> list[int]:
     return numbers
 
 
-def header(wal: Path) -> bytes:
-    """The first bytes of a WAL: they have new salt each time it starts over."""
-    with wal.open("rb") as file:
-        return file.read(32)
-
-
 class Gate:
     """A write that keeps the writer busy until it is opened, so that others queue up behind it."""
 
@@ -329,53 +323,6 @@ async def test_sync_is_what_was_asked_for(path: Path, sync: oxlo_local.db.Sync) 
     database.close()
 
 
-async def test_commits_that_wait_for_the_disk_never_lengthen_the_wal(path: Path) -> None:
-    wal = path.with_name("ledger.db-wal")
-    database = Database.open(path, sync="full")
-    whole = wal.stat().st_size
-    assert whole >= oxlo_local.db.WRITES_A_CHECKPOINT * 4 * (4096 + 24)
-    await database.write(lambda connection: connection.execute("CREATE TABLE numbers (n INTEGER)") and None)
-    for number in range(50):
-        await database.write(partial(inserted, number))
-    assert wal.stat().st_size == whole
-    assert committed(path) == list(range(50))
-    database.close()
-    assert not wal.exists()
-
-
-async def test_a_lengthened_wal_survives_a_kill_and_another_one(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(oxlo_local.db, "WHOLE_WAL", 1 << 20)
-    database = Database.open(path, sync="full")
-    await database.write(lambda connection: connection.execute("CREATE TABLE numbers (n INTEGER)") and None)
-    for number in range(20):
-        await database.write(partial(inserted, number))
-    killed = tmp_path / "killed.db"  # the files as a kill leaves them, without the shared memory
-    for end in ("", "-wal"):
-        shutil.copy(f"{path}{end}", f"{killed}{end}")
-    database.close()
-    for number in range(20, 23):
-        database = Database.open(killed, sync="full")
-        await database.write(partial(inserted, number))
-        again = tmp_path / f"killed-{number}.db"
-        for end in ("", "-wal"):
-            shutil.copy(f"{killed}{end}", f"{again}{end}")
-        database.close()
-        killed = again
-    assert committed(killed) == list(range(23))
-
-
-async def test_a_disk_with_little_room_keeps_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oxlo_local.db, "WHOLE_WAL", 1 << 50)
-    database = Database.open(path, sync="full")
-    await database.write(lambda connection: connection.execute("CREATE TABLE numbers (n INTEGER)") and None)
-    await database.write(partial(inserted, 1))
-    assert path.with_name("ledger.db-wal").stat().st_size < 1 << 20
-    assert committed(path) == [1]
-    database.close()
-
-
 async def test_a_backup_taken_beside_a_writer_can_be_put_back(db: Database, path: Path) -> None:
     await db.write(partial(inserted, 1))
     copy = path.with_name("copy.db")
@@ -402,48 +349,3 @@ async def test_close_finishes_what_is_queued_and_refuses_the_rest(path: Path) ->
         await database.write(lambda connection: insert(connection, 1))
     with pytest.raises(LedgerUnavailable, match="closed"):
         await database.read(lambda connection: None)
-
-
-async def test_the_wal_is_copied_beside_the_writer(
-    db: Database, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(oxlo_local.db, "WRITES_A_CHECKPOINT", 500)
-    for start in range(0, 4 * oxlo_local.db.WRITES_A_CHECKPOINT, 100):
-        await asyncio.gather(*(db.submit(partial(inserted, start + k)) for k in range(100)))
-    db._checkpoints.close()
-    copy = shutil.copy(path, tmp_path / "without-its-wal.db")
-    assert len(committed(Path(copy))) >= oxlo_local.db.WRITES_A_CHECKPOINT
-
-
-async def test_a_pause_is_used_to_copy_the_wal(
-    db: Database, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(oxlo_local.db, "WORTH_A_CHECKPOINT", 20)
-    copied = tmp_path / "without-its-wal.db"
-
-    async def rows_in_the_file() -> int:
-        shutil.copy(path, copied)
-        tables = beside(copied).execute("SELECT count(*) FROM sqlite_master WHERE name = 'numbers'").fetchone()
-        return len(committed(copied)) if tables[0] else 0
-
-    for number in range(20):
-        assert await rows_in_the_file() == 0
-        await db.write(partial(inserted, number))
-    async with asyncio.timeout(30):
-        while await rows_in_the_file() < 20:  # noqa: ASYNC110  # another thread copies, it tells nobody
-            await asyncio.sleep(0.05)
-
-
-async def test_the_wal_starts_over_under_steady_load(
-    db: Database, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(oxlo_local.db, "LONGEST_WAL", 200)
-    monkeypatch.setattr(oxlo_local.db, "WRITES_A_CHECKPOINT", 50)
-    await db.write(partial(inserted, -1))
-    wal = path.with_name("ledger.db-wal")
-    first = header(wal)
-    for number in range(20_000):
-        await db.write(partial(inserted, number))
-        if header(wal) != first:
-            return
-    raise AssertionError("the WAL has only grown")

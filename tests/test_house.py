@@ -34,6 +34,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "client",
             "migrations",
             "pepper",
+            "wal",
             "random_model",
         }
     ),
@@ -97,7 +98,7 @@ LIBRARY_ROOMS: dict[str, tuple[str, ...]] = {
     "prompt_toolkit": ("cli/terminal.py",),
     "psutil": ("hardware.py",),
     "rich": ("cli/",),
-    "sqlite3": ("db.py",),
+    "sqlite3": ("db.py", "wal.py"),
     "starlette": ("api/",),
     "subprocess": ("hardware.py", "launch.py"),
     "torch": (),
