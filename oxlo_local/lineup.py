@@ -62,6 +62,11 @@ def specs(models: Sequence[Model], settings: Settings, machine: Machine) -> list
     return found
 
 
+def sees(model: Model) -> bool:
+    """Whether a model that is here would take images, were it started."""
+    return _eye_of(model, model.options) is not None
+
+
 def _eye_of(model: Model, options: TextOptions) -> Path | None:
     """The image encoder that a model runs with: the one named, else what lies beside its file and is its own."""
     if model.pooled or model.path is None:

@@ -32,10 +32,17 @@ def checked(path: Path) -> Path:
 
 def beside(model: Path, named: str | None = None) -> Path | None:
     """The encoder that lies beside a model's file and is its own; `named` is what the catalogue calls it."""
-    folder = [path for path in sorted(model.parent.glob("*.gguf")) if path.is_file()]
-    encoders = sorted((path for path in folder if "mmproj" in path.name.lower()), key=_rank)
+    folders = [model.parent]
+    if (
+        model.parent.parent.parent.name == "snapshots"
+    ):  # a repository of the hub, in which it has a folder of its own
+        folders.append(model.parent.parent)
+    folder = [path for each in folders for path in sorted(each.glob("*.gguf")) if path.is_file()]
+    encoders = sorted(
+        (path for path in folder if called_encoder(path.name)), key=lambda path: rank(path.name)
+    )
     called = [path for path in encoders if path.name == Path(named or "").name or stem(path) == stem(model)]
-    others = {stem(path) for path in folder if "mmproj" not in path.name.lower()}
+    others = {stem(path) for path in folder if not called_encoder(path.name)}
     alone = [path for path in encoders if len(others) == 1 and _width(path) == _width(model)]
     return next((path for path in [*called, *alone] if _sees(path)), None)
 
@@ -54,8 +61,14 @@ def stem(path: Path) -> str:
     return re.sub(r"[^a-z0-9]+", "", _NOISE.sub("", name))
 
 
-def _rank(path: Path) -> tuple[int, str]:
-    name = path.name.lower()
+def called_encoder(name: str) -> bool:
+    """Whether a file's name is that of an encoder."""
+    return "mmproj" in name.lower() and name.lower().endswith(".gguf")
+
+
+def rank(name: str) -> tuple[int, str]:
+    """Encoders by their names, the one to take first."""
+    name = name.lower()
     found = (place for place, quant in enumerate(PREFERRED) if re.search(rf"(?<![a-z]){quant}", name))
     return next(found, len(PREFERRED)), name
 

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 from msgspec import Struct
 
-from oxlo_local import fit, gguf
+from oxlo_local import fit, gguf, mmproj
 from oxlo_local.catalogue import Catalogue, Model, file_id
 from oxlo_local.entry import Build
 from oxlo_local.errors import BadRequest, ModelDoesNotFit, ModelNotFound, NotFound, OxloError, Unavailable
@@ -142,6 +142,8 @@ class Pull:
         if here is not None and not quant:
             quant = here.quant or ""
         build = self._build(model, quant)
+        if here is not None and not _has_eye(here, model.mmproj):
+            here = None  # pulled before images were served: what is missing is fetched
         if here is not None and here.quant == build and here.revision == model.revision:
             self._tell(Note(f"{model.id}:{build} is already here"))
             return here
@@ -154,7 +156,8 @@ class Pull:
             return here
         build = build or _preferred(snapshot)
         files = _catalogued(model.files.get(build), snapshot) or _of_quant(snapshot, build)
-        wanted = Wanted(model.id, build, files)
+        eye = eye_in(snapshot, model.mmproj) if model.mmproj is not None else ()
+        wanted = Wanted(model.id, build, (*files, *eye))
         self._compare(model, wanted)
         return self._fetch(snapshot, wanted)
 
@@ -164,7 +167,8 @@ class Pull:
             raise BadRequest(f"hf:{text}: write it as hf:OWNER/NAME or hf:OWNER/NAME:QUANT")
         snapshot = self._hub.snapshot(repo)
         build = _matching(quant, builds(snapshot)) if quant else _preferred(snapshot)
-        return self._fetch(snapshot, Wanted(self._repository_id(repo), build, _of_quant(snapshot, build)))
+        files = (*_of_quant(snapshot, build), *eye_in(snapshot))
+        return self._fetch(snapshot, Wanted(self._repository_id(repo), build, files))
 
     def _from_file(self, path: Path) -> Manifest:
         path = Path(os.path.expanduser(path)).absolute()
@@ -380,6 +384,18 @@ def _catalogued(build: Build | None, snapshot: Snapshot) -> tuple[RemoteFile, ..
             return ()
         found |= {file.path: file for file in sorted(matches, key=lambda file: file.path)}
     return tuple(found.values())
+
+
+def eye_in(snapshot: Snapshot, named: str | None = None) -> tuple[RemoteFile, ...]:
+    """The image encoder of a repository: the one that is named, else the one in the usual number format, or none."""
+    encoders = [file for file in snapshot.files if mmproj.called_encoder(PurePosixPath(file.path).name)]
+    if named is not None:
+        encoders = [file for file in encoders if PurePosixPath(file.path).name.lower() == named.lower()]
+    return tuple(sorted(encoders, key=lambda file: mmproj.rank(PurePosixPath(file.path).name)))[:1]
+
+
+def _has_eye(manifest: Manifest, named: str | None) -> bool:
+    return named is None or any(PurePosixPath(file.name).name == named for file in manifest.files)
 
 
 def _listed(known: Iterable[str]) -> str:

@@ -97,7 +97,9 @@ def test_settings_lie_over_a_model_s_own_options(home: Path) -> None:
     settings = config.load({"home": home, "ctx": 512, "flash_attention": False}, {})
     own = TextOptions(ctx=4096, parallel=3, chat_template="x")
     laid = laid_over(own, settings)
-    assert laid == TextOptions(ctx=512, parallel=3, chat_template="x", flash_attention=False, allow_remote_media=False)
+    assert laid == TextOptions(
+        ctx=512, parallel=3, chat_template="x", flash_attention=False, allow_remote_media=False
+    )
     bare = laid_over(own, config.load({"home": home}, {}))
     assert bare == TextOptions(ctx=4096, parallel=3, chat_template="x", allow_remote_media=False)
 

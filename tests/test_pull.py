@@ -15,7 +15,7 @@ from oxlo_local.config import Settings, load
 from oxlo_local.errors import BadRequest, ModelDoesNotFit, ModelNotFound, NotFound, OxloError, Unavailable
 from oxlo_local.hardware import Machine
 from oxlo_local.hub import Hub, RemoteFile, Snapshot
-from oxlo_local.pull import Chosen, Event, Note, Progress, Pull, Pulled, builds
+from oxlo_local.pull import Chosen, Event, Note, Progress, Pull, Pulled, builds, eye_in
 from oxlo_local.store import Manifest, Store
 from tests import hub as stand_in
 from tests.conftest import ROOT, until
@@ -254,8 +254,34 @@ def test_a_repository_gives_its_usual_build(desk: Desk, site: stand_in.Hub) -> N
     )
     manifest = desk.pull("hf:You/Some-Model-GGUF")
     assert (manifest.id, manifest.quant) == ("some-model", "Q4_K_M")
+    assert [file.name for file in manifest.files] == ["m-Q4_K_M.gguf", "mmproj-f16.gguf"]
     model = desk.catalogue().resolve("some-model").model
     assert (model.kind, model.context, model.price_micros) == ("chat", 2048, 1000)
+
+
+def test_of_several_image_encoders_the_usual_or_the_named_one_is_taken() -> None:
+    names = ["m-Q8_0.gguf", "mmproj-BF16.gguf", "mmproj-F32.gguf", "mmproj-F16.gguf", "mmproj-readme.md"]
+    assert [file.path for file in eye_in(listing(*names))] == ["mmproj-F16.gguf"]
+    assert [file.path for file in eye_in(listing(*names), "mmproj-f32.gguf")] == ["mmproj-F32.gguf"]
+    assert eye_in(listing(*names), "mmproj-q8.gguf") == eye_in(listing("m-Q8_0.gguf")) == ()
+
+
+def test_an_image_encoder_comes_along_and_is_fetched_later_where_it_is_missing(
+    desk: Desk, site: stand_in.Hub
+) -> None:
+    site.repositories["own/tiny-GGUF"].files["mmproj-x.gguf"] = LARGER
+    assert [file.name for file in desk.pull("tiny").files] == ["tiny-Q4_K_M.gguf"], "the catalogue names none"
+    seeing = OWN_MODELS.replace("[models.big]", 'mmproj = "mmproj-x.gguf"\n[models.big]')
+    desk.settings.user_models_toml.write_text(seeing)
+    desk.told.clear()
+    manifest = desk.pull("tiny")
+    assert [file.name for file in manifest.files] == ["tiny-Q4_K_M.gguf", "mmproj-x.gguf"]
+    (chosen,) = [event for event in desk.told if isinstance(event, Chosen)]
+    assert chosen.missing == len(LARGER), "what was here is not fetched again"
+    desk.told.clear()
+    assert desk.pull("tiny").files == manifest.files
+    assert "already here" in desk.notes()
+    assert desk.store.remove("tiny") == len(SMALL) + len(LARGER)
 
 
 def test_a_repository_may_not_take_the_name_of_another_model(desk: Desk, site: stand_in.Hub) -> None:

@@ -3,6 +3,7 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
+from oxlo_local import lineup
 from oxlo_local.api.exchange import State
 from oxlo_local.catalogue import Model
 from oxlo_local.protocol import models as wire
@@ -42,6 +43,7 @@ def _item(state: State, model: Model) -> wire.ModelItem:
         context_length=model.context if facts is None else facts.context_length,
         price_usd=model.price_micros / 1_000_000,
         display_name=model.display_name,
+        vision=lineup.sees(model) if facts is None else facts.sees,
     )
 
 

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 from rich.table import Table
 
-from oxlo_local import gguf
+from oxlo_local import gguf, lineup
 from oxlo_local.calls import TextOptions
 from oxlo_local.catalogue import Catalogue, Model
 from oxlo_local.cli.sheet import console
@@ -228,6 +228,7 @@ def _item(model: Model, status: Status | None) -> ModelItem:
         context_length=model.context,
         price_usd=model.price_micros / 1_000_000,
         display_name=model.display_name,
+        vision=model.path is not None and lineup.sees(model),
     )
 
 

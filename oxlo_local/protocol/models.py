@@ -9,7 +9,10 @@ Status = Literal["ready", "loading", "stopped", "failed"]
 
 
 class ModelItem(Struct, frozen=True, kw_only=True):
-    """One model that is embedded, pulled or attached. `created` is in Unix seconds, the price per request in USD."""
+    """One model that is embedded, pulled or attached. `created` is in Unix seconds, the price per request in USD.
+
+    `vision`: it takes images.
+    """
 
     id: str
     object: Literal["model"] = "model"
@@ -20,6 +23,7 @@ class ModelItem(Struct, frozen=True, kw_only=True):
     context_length: int | None
     price_usd: float
     display_name: str
+    vision: bool = False
 
 
 def item(model: ModelItem) -> bytes:

@@ -18,6 +18,7 @@ def test_what_is_here_is_listed(site: Site) -> None:
         "context_length": 4096,
         "price_usd": 0.0027,
         "display_name": "Echo",
+        "vision": False,
     }
     assert items["echo"]["created"] > 1_500_000_000
     assert (items["idle"]["status"], items["ear"]["kind"]) == ("stopped", "speech")

@@ -37,6 +37,7 @@ def test_a_model_from_pull_to_rm(shell: Shell) -> None:
         "context_length": 2048,
         "price_usd": 0.001,
         "display_name": "A tiny model",
+        "vision": False,
     }
 
     out, _ = shell.run("show", "tiny", "--json")

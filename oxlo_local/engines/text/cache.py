@@ -43,7 +43,7 @@ class Cache:
         """Give the slot to a sequence that knows the tokens `target`; it holds the prefix that could be kept."""
         slot = self.slots[where.slot]
         slot.tokens = self._attach(slot, where, where.keep - lag(images, where.keep))
-        self._images[slot.index] = [Placed(each.start, each.seen) for each in images]  # without files and rows
+        self._images[slot.index] = [Placed(each.start, each.seen) for each in images]  # no files, no rows
         slot.running, slot.target, slot.used = True, target, self._next_tick()
         return slot
 

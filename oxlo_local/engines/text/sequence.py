@@ -107,7 +107,7 @@ class Sequence:
         )
 
     def rows(self, piece: Piece) -> tuple[F32, I32 | None]:
-        """The rows of a piece of an image, shape (piece.count, width), and their positions (None: one behind another)."""
+        """The rows of a piece of an image, shape (piece.count, width), and their positions (None: in a row)."""
         view = at(self.images, piece.start)
         assert view is not None and view.rows is not None
         here = piece.start - view.start
