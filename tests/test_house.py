@@ -142,7 +142,7 @@ TESTED_BY: dict[str, str] = {
     "engines/text/sequence.py": "engines/text/test_engine.py",
     **{
         f"engines/text/toolcalls/{name}.py": "engines/text/test_channels.py"
-        for name in "deepseek envelopes format gemma generic harmony mistral qwen3_coder tape".split()
+        for name in "command_r deepseek envelopes format gemma generic harmony mistral qwen3_coder tape".split()
     },
     **{
         f"engines/text/toolcalls/{name}.py": "engines/text/test_forced.py"

@@ -213,7 +213,7 @@ class Answer:
 
     def _body(self, event: Done) -> bytes:
         texts = ["".join(pieces) for pieces in self._texts]
-        choices = [
+        choices: list[dict[str, object]] = [
             {
                 "index": index,
                 "text": texts[index],
@@ -222,14 +222,4 @@ class Answer:
             }
             for index, reason in enumerate(self._reasons)
         ]
-        return msgspec.json.encode(
-            {
-                "id": self._head.id,
-                "object": "text_completion",
-                "created": self._head.created,
-                "model": self._head.model,
-                "system_fingerprint": self._head.fingerprint,
-                "choices": choices,
-                "usage": parts.usage_object(event.usage),
-            }
-        )
+        return msgspec.json.encode(parts.answer_object(self._head, "text_completion", choices, event.usage))

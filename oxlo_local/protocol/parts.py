@@ -331,6 +331,19 @@ def head_of(id: str, created: int, model: str, version: str, *, tier: str = "def
     return Head(id=id, created=created, model=model, fingerprint=f"fp_{digest[:10]}", tier=tier)
 
 
+def answer_object(head: Head, kind: str, choices: list[dict[str, object]], usage: Usage) -> dict[str, object]:
+    """A whole answer of the kind that OpenAI calls `kind`."""
+    return {
+        "id": head.id,
+        "object": kind,
+        "created": head.created,
+        "model": head.model,
+        "system_fingerprint": head.fingerprint,
+        "choices": choices,
+        "usage": usage_object(usage),
+    }
+
+
 def usage_object(usage: Usage) -> dict[str, object]:
     """OpenAI's usage: all choices counted, the prompt once."""
     return {

@@ -202,7 +202,7 @@ class Answer:
         return message
 
     def _body(self, event: Done) -> bytes:
-        choices = [
+        choices: list[dict[str, object]] = [
             {
                 "index": index,
                 "message": self._message(index),
@@ -211,15 +211,5 @@ class Answer:
             }
             for index, reason in enumerate(self._reasons)
         ]
-        return msgspec.json.encode(
-            {
-                "id": self._head.id,
-                "object": "chat.completion",
-                "created": self._head.created,
-                "model": self._head.model,
-                "choices": choices,
-                "usage": parts.usage_object(event.usage),
-                "service_tier": self._head.tier,
-                "system_fingerprint": self._head.fingerprint,
-            }
-        )
+        answer = parts.answer_object(self._head, "chat.completion", choices, event.usage)
+        return msgspec.json.encode({**answer, "service_tier": self._head.tier})

@@ -106,6 +106,53 @@ def test_an_answer_with_strict_tools_is_text_or_a_valid_call(client: OpenAI, ser
             check(call.function.arguments)
 
 
+def test_beside_tools_a_schema_holds_for_whatever_is_no_call(client: OpenAI, server: RunningServer) -> None:
+    """Streamed: pieces of content are pieces of valid JSON, or there are none and a call."""
+    stream = client.chat.completions.create(
+        model=server.model,
+        messages=[{"role": "user", "content": "Bob is 3 and lives in Rome. Answer as JSON."}],
+        tools=[FIND, REST],
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "strict": True, "schema": FIND["function"]["parameters"]},
+        },
+        n=4,
+        temperature=1.2,
+        max_tokens=120,
+        seed=11,
+        stream=True,
+    )
+    texts, called, ended = [""] * 4, [""] * 4, [""] * 4
+    for chunk in stream:
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+            for call in choice.delta.tool_calls or ():
+                called[choice.index] += (call.function and call.function.name) or ""
+            ended[choice.index] = choice.finish_reason or ended[choice.index]
+    for text, name, reason in zip(texts, called, ended, strict=True):
+        assert bool(text.strip()) != bool(name)
+        if text.strip() and reason == "stop":
+            check(text)
+    assert "stop" in ended or "tool_calls" in ended
+
+
+def test_a_last_assistant_message_is_continued_unless_a_new_turn_is_asked_for(server: RunningServer) -> None:
+    talk = [*ASK, {"role": "assistant", "content": "The wall is "}]
+
+    def prompt(**fields: object) -> str:
+        body = {"model": server.model, "messages": talk, **fields}
+        answer = httpx.post(f"{server.url}/apply-template", json=body).raise_for_status()
+        return str(answer.json()["prompt"])
+
+    assert prompt().endswith("The wall is ") and prompt(continue_final_message=True) == prompt()
+    after = prompt(continue_final_message=False)
+    assert after.startswith(prompt().rstrip()) and len(after) > len(prompt()) + 10
+    assert prompt(add_generation_prompt=True) == after
+    body = {"model": server.model, "messages": ASK, "continue_final_message": True}
+    refused = httpx.post(f"{server.base_url}/chat/completions", json=body)
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "continue_final_message"
+
+
 def test_a_model_that_does_not_think_refuses_to_be_told_how(client: OpenAI, server: RunningServer) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model=server.model, messages=ASK, reasoning_effort="high")

@@ -231,6 +231,23 @@ def test_arguments_leave_while_they_are_written() -> None:
     assert channels.called == 1
 
 
+@pytest.mark.parametrize("name", ["llama3", "harmony", "hermes"])
+def test_content_that_goes_on_keeps_its_first_space_and_may_end_in_a_call(name: str) -> None:
+    channels = Channels(NAMES[name], None, tools=TOOLS, new_id=str, resumed=True)
+    call = NAMES[name].writing.text([("find", '{"place": "Oslo"}')])
+    lead = {"harmony": "<|end|><|start|>assistant", "llama3": "<|python_tag|>"}.get(name, "")
+    said = [*channels.feed('  {"name": 3} it is.'), *channels.feed(lead + call), *channels.finish(whole=True)]
+    assert gathered(said) == Answer("", '  {"name": 3} it is.', [("find", '{"place": "Oslo"}')], [])
+
+
+def test_json_that_no_marker_announces_is_no_broken_call() -> None:
+    text = '{"answer": 3}'
+    assert answer_of([text], NAMES["llama3"]) == Answer("", text, [], [])
+    begun = '{"name": "find", "parameters": {"place": Oslo}}'
+    answer = answer_of([begun], NAMES["llama3"])
+    assert len(answer.broken) == 1 and answer.content == begun
+
+
 def test_without_tools_markers_mean_nothing() -> None:
     assert answer_of([CALL], GENERIC, tools={}).content == CALL
 

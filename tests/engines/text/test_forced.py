@@ -404,16 +404,6 @@ def test_gpt_oss_calls_strictly_after_it_has_thought(
         assert ended[number] == "tool_calls" and json.loads(text).get("colour") in (None, "red", "blue")
 
 
-def test_an_answer_that_goes_on_keeps_its_first_space(make_engine: MakeEngine) -> None:
-    """Where content goes on, white space belongs to it; at the beginning of an answer it may be layout."""
-    talk = [Message("user", "go"), Message("assistant", "It is")]
-    two = Constraint("regex", "  [0-9]{2}", "guided_regex")
-    for template in (PLAIN + "{{ '' if false }}", GPT_OSS.replace("<|start|>assistant{#", "{#")):
-        call = asked(messages=talk, constraint=two, tool_choice="auto")
-        text = content_of(events_of(make_engine, call, template))
-        assert text == "" or text.startswith("  ")
-
-
 @pytest.mark.parametrize("name", ["date", "date-time", "email", "ipv4", "ipv6", "uuid", "uri"])
 def test_the_formats_of_text_let_nothing_through_that_is_none(name: str) -> None:
     from hypothesis import HealthCheck, given, settings

@@ -11,18 +11,20 @@ Action:
 
 from oxlo_local.engines.text.toolcalls.format import Envelope, Format, Writing
 
+
+def listed(head: str, begin: str, end: str) -> Writing:
+    """A list of envelopes, one a line."""
+    return Writing(head, "}", begin=f"{begin}[\n", between=",\n", end=f"\n]{end}")
+
+
 COMMAND_R7B = Format(
     "command-r7b",
     detect=r"<\|START_ACTION\|>",
     begins=("<|START_ACTION|>",),
     marks=("<|END_ACTION|>",),
     read=Envelope(close="<|END_ACTION|>"),
-    writing=Writing(
-        '    {"tool_call_id": "0", "tool_name": {json}, "parameters": ',
-        "}",
-        begin="<|START_ACTION|>[\n",
-        between=",\n",
-        end="\n]<|END_ACTION|>",
+    writing=listed(
+        '    {"tool_call_id": "0", "tool_name": {json}, "parameters": ', "<|START_ACTION|>", "<|END_ACTION|>"
     ),
     silent=("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"),
 )
@@ -31,11 +33,5 @@ COMMAND_R = Format(
     detect=r"Action:\s*```json\s*\[",
     begins=("Action:\n```json\n", "Action: ```json\n"),
     read=Envelope(close="```"),
-    writing=Writing(
-        '    {"tool_name": {json}, "parameters": ',
-        "}",
-        begin="Action:\n```json\n[\n",
-        between=",\n",
-        end="\n]```",
-    ),
+    writing=listed('    {"tool_name": {json}, "parameters": ', "Action:\n```json\n", "```"),
 )
