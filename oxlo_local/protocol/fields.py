@@ -107,7 +107,8 @@ CHAT: tuple[Field, ...] = (
         response_format="text, json_object, json_schema: enforced while the answer is written, with or without "
         "`strict`; a schema that cannot be is a 400 that names the keyword; beside `tools` the answer is such JSON, or "
         "calls",
-        tools="functions, up to 128; with `strict` their arguments are always valid; custom tools are a 400",
+        tools="functions, up to 128; with `strict` their arguments are always valid, and a schema that "
+        "cannot be enforced, also in the model's own form of calls, is a 400; custom tools are a 400",
         tool_choice="none, auto, required, one function, or allowed_tools; without `tools` only none and auto",
         parallel_tool_calls="false: the answer ends with its first call",
         functions="the old name of `tools`; answered in the old form",

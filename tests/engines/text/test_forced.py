@@ -30,6 +30,7 @@ from oxlo_local.engines.text.thinking import MARKERS, Markers
 from oxlo_local.engines.text.toolcalls import FORMATS
 from oxlo_local.engines.text.toolcalls.format import Format
 from oxlo_local.engines.text.toolcalls.gemma import GEMMA4
+from oxlo_local.engines.text.toolcalls.glm import GLM
 from oxlo_local.engines.text.toolcalls.harmony import HARMONY
 from oxlo_local.engines.text.toolcalls.hermes import HERMES
 from oxlo_local.engines.text.toolcalls.llama3 import LLAMA3
@@ -240,6 +241,13 @@ def test_tags_refer_to_definitions_and_to_nothing_else() -> None:
         QWEN3_CODER.writing.grammar({"find": json.dumps(inner)}, parallel=True)
 
 
+def test_keywords_without_a_type_speak_of_their_own_kind() -> None:
+    accepts = Accepts(GEMMA4, {"find": '{"properties":{"a":{"minimum":3},"b":{"items":{"type":"null"}}}}'})
+    assert accepts(GEMMA4.writing.text([("find", '{"a": 4, "b": [null]}')]))
+    for wrong in ('{"a": 2}', '{"b": [1]}'):
+        assert not accepts(GEMMA4.writing.text([("find", wrong)]))
+
+
 def test_gemmas_notation_goes_deep() -> None:
     schema = {
         "type": "object",
@@ -372,6 +380,36 @@ def test_a_schema_holds_from_the_end_of_a_thought_that_need_not_be(
     template = THINKS + "{% if enable_thinking is defined and not enable_thinking %}{% endif %}"
     answers = drive(make_engine(model, chat_template=template), [off])
     assert not any(isinstance(event, Reasoning) for step in answers.steps for event in step)
+
+
+def test_between_control_tokens_there_may_be_nothing(
+    make_engine: MakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    markers = (
+        "<think>",
+        "</think>",
+        "<arg_key>",
+        "</arg_key>",
+        "<arg_value>",
+        "</arg_value>",
+        "</tool_call>",
+    )
+    model, ids = with_specials(tmp_path, monkeypatch, "<tool_call>", *markers)
+    engine = make_engine(model)
+    calls = GLM.writing.grammar({"find": schema_of(place={"type": "string"})}, parallel=True)
+    wanted = frame(Wanted(GLM, None, calls, MARKERS[0]), ids)
+    for place in ("", "Oslo", "Oslo\n"):
+        guide = engine._grammars.guide(wanted)
+        guide.begin()
+        text = "<think></think>\n\n" + GLM.writing.text([("find", json.dumps({"place": place}))])
+        for token in engine._llama.tokenize(text, special=True, add_special=False):
+            guide.look_ahead()
+            assert guide.allows(token), (place, engine._llama.token_text(token))
+            guide.accept(token)
+    guide = engine._grammars.guide(wanted)
+    guide.begin()
+    guide.look_ahead()
+    assert not guide.allows(ids["<arg_key>"])
 
 
 @pytest.mark.parametrize("choice", ["required", "auto"])

@@ -22,8 +22,10 @@ from oxlo_local.engines.text.toolcalls.values import (
 
 QUOTE = '<|"|>'
 NUMBER = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
-KNOWN = OBJECT | STRING | NUMBER | {"items", "minItems", "maxItems"}
-KINDS = ("string", "integer", "number", "boolean", "null", "array", "object")
+ARRAY = frozenset({"items", "minItems", "maxItems"})
+KNOWN = OBJECT | STRING | NUMBER | ARRAY
+# The kind of value that keywords without a type speak of. That they allow all values of other kinds, nobody means.
+IMPLIED = (("object", OBJECT), ("array", ARRAY), ("number", NUMBER), ("string", STRING))
 
 
 def written(value: object) -> str:
@@ -71,9 +73,7 @@ class Notation:
         if values is not None:
             refuse_others(node, frozenset({"type", "enum", "const"}))
             return (OneOf(tuple((written(value),) for value in values if _is_of(value, node.get("type")))),)
-        kinds = node.get("type")
-        if kinds is None and node.keys() & (KNOWN - {"type"}):
-            raise cannot(min(node.keys() & KNOWN))  # a keyword that only binds values of one kind
+        kinds = node.get("type") or next((kind for kind, words in IMPLIED if node.keys() & words), None)
         if kinds is None:
             return (self._any(),)
         each = kinds if isinstance(kinds, list) else [kinds]
