@@ -77,7 +77,8 @@ def _requests(state: State) -> Iterator[bytes]:
         asked = {"model": worker.model, "max_tokens": TOKENS}
         if worker.facts.chat:
             chat = {**asked, "messages": [{"role": "user", "content": WORDS}], "stream": True}
-            yield _request("POST", "/v1/chat/completions", admin, msgspec.json.encode(chat))
+            for path in ("/v1/chat/completions", "/v1/messages"):
+                yield _request("POST", path, admin, msgspec.json.encode(chat))
         text = {**asked, "prompt": WORDS, "logprobs": 1}
         yield _request("POST", "/v1/completions", admin, msgspec.json.encode(text))
 
