@@ -1,6 +1,6 @@
-"""Where the clients live: a virtual environment and a node_modules of their own, exactly as the lock files say.
+"""Where the clients live: virtual environments and a node_modules of their own, exactly as the lock files say.
 
-Both are made the first time and whenever a lock file has changed; a stamp that is written last says which it was.
+They are made the first time and whenever a lock file has changed; a stamp that is written last says which it was.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-VENV = HERE.parent.parent / ".venv-suites"
+VENVS = HERE.parent.parent / ".venv-suites"
 PYTHON, NODE = HERE / "python", HERE / "node"
 NODE_FROM = 20  # the first version whose test runner writes JUnit's form
 
@@ -20,15 +20,19 @@ class Missing(Exception):
     """A client cannot be installed; the message says what to do."""
 
 
-def python_room() -> Path:
-    """The Python that has the clients, made if need be. Raises Missing."""
-    lock = PYTHON / "requirements.txt"
-    if not _is_stamped(VENV, lock):
-        print(f"making {VENV.name}: the Python clients, about 0.5 GB", file=sys.stderr)
-        _run([sys.executable, "-m", "venv", "--clear", str(VENV)])
-        _run([str(VENV / "bin" / "python"), "-m", "pip", "install", "-q", "--no-deps", "-r", str(lock)])
-        _stamp(VENV, lock)
-    return VENV / "bin" / "python"
+def python_room(suite: str) -> Path:
+    """The Python that has a suite's clients, made if need be. Raises Missing."""
+    lock = (
+        PYTHON / f"requirements-{suite}.txt"
+    )  # of a client that cannot share an environment with the others
+    lock = lock if lock.is_file() else PYTHON / "requirements.txt"
+    venv = VENVS / lock.stem
+    if not _is_stamped(venv, lock):
+        print(f"making {venv.relative_to(VENVS.parent)}: Python clients, about 0.4 GB", file=sys.stderr)
+        _run([sys.executable, "-m", "venv", "--clear", str(venv)])
+        _run([str(venv / "bin" / "python"), "-m", "pip", "install", "-q", "--no-deps", "-r", str(lock)])
+        _stamp(venv, lock)
+    return venv / "bin" / "python"
 
 
 def node_room() -> Path:

@@ -15,6 +15,7 @@ Example:  scripts/suites --only langchain
 
 import argparse
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -26,7 +27,9 @@ from pathlib import Path
 ROOT = Path(__file__).absolute().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from client_suites import rooms, verdict  # noqa: E402  # after the path that leads to this checkout
+import httpx  # noqa: E402  # after the path that leads to this checkout
+
+from client_suites import rooms, verdict  # noqa: E402
 from client_suites.wire import Exchange, Wire  # noqa: E402
 from oxlo_local import random_model  # noqa: E402
 from oxlo_local.errors import OxloError  # noqa: E402
@@ -48,13 +51,12 @@ def command_of(suite: str, results: Path, only: Sequence[str]) -> tuple[list[str
         return command, rooms.NODE
     file = f"test_{suite}.py"
     command = [
-        str(rooms.python_room()),
+        str(rooms.python_room(suite)),
         "-m",
         "pytest",
         "-q",
         "-p",
         "no:cacheprovider",
-        "--disable-recording",
         f"--junitxml={results}",
     ]
     command += [f"--timeout={TEST_SECONDS}", "-c", str(rooms.PYTHON / "pytest.ini")]
@@ -140,8 +142,9 @@ def run(options: argparse.Namespace, folder: Path) -> list[verdict.Verdict]:
     arguments = [chat, embedder, "--port", "0", "--log-level", "error"]
     with LaunchedServer(arguments, home / "serve.json", clean_environ(home)) as server:
         address = server.wait_ready(READY_SECONDS)
-        with Wire(address.url.rstrip("/")) as wire:
-            stage = Stage(wire, _id(chat), _id(embedder))
+        names = ready(address.url)
+        with Wire(address.url) as wire:
+            stage = Stage(wire, names["chat"], names["embedding"])
             for suite in options.only or [*PYTHON, *NODE]:
                 print(f"{suite} …", file=sys.stderr)
                 known = {each.test: each for each in expected if each.suite == suite}
@@ -156,9 +159,10 @@ def run(options: argparse.Namespace, folder: Path) -> list[verdict.Verdict]:
     return found
 
 
-def _id(model: str) -> str:
-    """What a model is called at the server: its name, or its file's."""
-    return Path(model).stem if model.endswith(".gguf") else model
+def ready(url: str) -> dict[str, str]:
+    """The ids of the models that run, by kind."""
+    listed = httpx.get(f"{url}/v1/models").raise_for_status().json()["data"]
+    return {model["kind"]: model["id"] for model in listed if model["status"] == "ready"}
 
 
 def _line(exchange: Exchange) -> str:
@@ -195,6 +199,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.test and len(options.only or ()) != 1:
         parser.error("--test needs one --only SUITE")
+    # It warns of clients that leave a stream, as some tests do.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     try:
         with tempfile.TemporaryDirectory(prefix="suites-") as folder:
             found = run(options, Path(folder))

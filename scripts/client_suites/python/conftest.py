@@ -6,6 +6,12 @@ import urllib.request
 import pytest
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Switch off the recorder that LangChain's tests bring along, where it is installed."""
+    if hasattr(config.option, "disable_recording"):
+        config.option.disable_recording = True
+
+
 @pytest.fixture(autouse=True)
 def named_on_the_wire(request: pytest.FixtureRequest) -> None:
     """Say the test's name before it begins, as it will stand in the results."""

@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from langchain_core.messages import AIMessage
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from langchain_tests.integration_tests import ChatModelIntegrationTests, EmbeddingsIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests, EmbeddingsUnitTests
@@ -40,6 +41,19 @@ class TestChat(ChatModelIntegrationTests):
     @property
     def returns_usage_metadata(self) -> bool:
         return True
+
+    @property
+    def supported_usage_metadata_details(self) -> dict:
+        return {"invoke": ["cache_read_input"], "stream": ["cache_read_input"]}
+
+    def invoke_with_cache_read_input(self, *, stream: bool = False) -> AIMessage:
+        """Ask the same twice: the second time its beginning is known."""
+        question, model = "How do I pull a model? " * 5, ChatOpenAI(**CHAT)
+        model.invoke(question)
+        if not stream:
+            return model.invoke(question)
+        chunks = list(model.stream(question))
+        return sum(chunks[1:], chunks[0])
 
     @property
     def supports_model_override(self) -> bool:
