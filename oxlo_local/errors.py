@@ -68,6 +68,12 @@ class ContextLengthExceeded(BadRequest):
     code = "context_length_exceeded"
 
 
+class UndecodableFile(BadRequest):
+    """A file that was sent cannot be read; the message names the stream in it, and what is wrong with that."""
+
+    code = "undecodable_file"
+
+
 class Unauthorized(OxloError):
     """No key, or one that is unknown, revoked or expired."""
 

@@ -25,10 +25,19 @@ README = ROOT / "README.md"
 
 # The rooms, in the order in which a newcomer would walk through them.
 MAP: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("A request's way in", ("server.py", "api/", "protocol/", "inference.py", "calls.py", "errors.py")),
+    ("A request's way in", ("server.py", "api/", "protocol/", "inference.py", "calls/", "errors.py")),
     (
         "Models and their processes",
-        ("lineup.py", "catalogue.py", "entry.py", "fit.py", "hardware.py", "gguf.py", "mmproj.py", "workers/"),
+        (
+            "lineup.py",
+            "catalogue.py",
+            "entry.py",
+            "fit.py",
+            "hardware.py",
+            "gguf.py",
+            "mmproj.py",
+            "workers/",
+        ),
     ),
     ("Engines, which only workers import", ("engines/",)),
     (

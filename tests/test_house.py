@@ -109,7 +109,7 @@ LIBRARY_ROOMS: dict[str, tuple[str, ...]] = {
 
 # Decisions: facts in, a plan out. They look at no clock, file, process or log.
 PURE = (
-    "calls.py",
+    "calls/",
     "errors.py",
     "fit.py",
     "protocol/",

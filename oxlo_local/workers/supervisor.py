@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 
 from oxlo_local.calls import (
@@ -31,6 +32,8 @@ from oxlo_local.calls import (
     Ready,
     RerankCall,
     Sampling,
+    SpeechCall,
+    SpeechOptions,
     Started,
     Submit,
     TextCall,
@@ -48,6 +51,7 @@ STOP_SECONDS = 5.0  # to free the model before it is killed
 WARM_UP_TOKENS = 4
 WARM_UP_PROMPT = 32  # words
 WARM_UP_PROMPT_ON_GPU = 512  # which takes other kernels for long prompts, and reads them in no time
+SILENCE = Path(__file__).parent.parent / "embedded" / "silence.wav"
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +63,7 @@ class WorkerSpec:
     model_id: str
     engine: str
     path: str
-    options: TextOptions | EmbeddingOptions | EchoOptions
+    options: TextOptions | EmbeddingOptions | SpeechOptions | EchoOptions
     counts_for_ready: bool = True
 
 
@@ -424,7 +428,7 @@ def slots_of(call: Call) -> int:
     """How many sequences the call needs; questions about tokens need none."""
     if isinstance(call, TextCall):
         return call.n * max(1, len(call.prompts or ()))
-    return 1 if isinstance(call, EmbedCall | RerankCall) else 0
+    return 1 if isinstance(call, EmbedCall | RerankCall | SpeechCall) else 0
 
 
 def warm_up_call(id: str, facts: ModelFacts) -> Call:
@@ -435,6 +439,8 @@ def warm_up_call(id: str, facts: ModelFacts) -> Call:
         return EmbedCall(id, [prompt])
     if facts.kind == "rerank":
         return RerankCall(id, "Hello", [prompt])
+    if facts.kind == "speech":
+        return SpeechCall(id, str(SILENCE), vad=None, temperatures=(0.0,))
     greedy, tokens = Sampling(temperature=0.0), min(WARM_UP_TOKENS, quarter)
     if facts.chat:
         return TextCall(id, messages=[Message("user", prompt)], sampling=greedy, max_tokens=tokens)

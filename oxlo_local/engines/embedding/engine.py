@@ -28,6 +28,7 @@ from oxlo_local.calls import (
     ModelFacts,
     RerankCall,
     Score,
+    SpeechCall,
     Started,
     TextCall,
     Usage,
@@ -102,8 +103,9 @@ class EmbeddingEngine:
 
     def submit(self, call: Call) -> None:
         """Take a call; whatever is wrong with it comes up as Failed."""
-        if isinstance(call, TextCall):
-            self._up.append(Failed(call.id, UnsupportedValue.code, "this model writes no text", "model"))
+        if isinstance(call, TextCall | SpeechCall):
+            message = "this model computes vectors or scores and nothing else"
+            self._up.append(Failed(call.id, UnsupportedValue.code, message, "model"))
         elif not isinstance(call, EmbedCall | RerankCall):
             self._questions.ask(call)
         elif size(call) > INLINE:
