@@ -210,6 +210,58 @@ TOKENIZE: tuple[Field, ...] = (
 DETOKENIZE: tuple[Field, ...] = (*_MODEL_OR_ONLY, *_fields("extension", tokens="token ids"))
 
 
+_SPEECH = _fields(
+    "extension",
+    hotwords="words to expect, as one text",
+    vad_filter="false: every second of the file is transcribed; else only what a detector takes for speech",
+    metadata=_METADATA,
+)
+
+TRANSCRIPTIONS: tuple[Field, ...] = (
+    *_fields(
+        "honoured",
+        file="audio, or video with sound, in whatever container and codec FFmpeg reads, up to `max_upload_bytes`; its "
+        "name says nothing",
+        model="id, alias or near spelling, of kind speech",
+        language="ISO 639-1 or an English name; auto or unset: detected",
+        languages="one language, instead of `language`; more are a 400",
+        prompt="what was said before, as it were: names, spelling, style; up to half of the model's text window",
+        keywords="words to expect; another form of `hotwords`",
+        response_format="json, text, srt, vtt, verbose_json; diarized_json is a 400: there is no model here that tells "
+        "speakers apart",
+        temperature="0 to 1; 0, the default: greedy, and what fails the quality thresholds again at 0.2, 0.4 up to 1",
+        timestamp_granularities="segment, word or both: in verbose_json its lists, in srt and vtt a cue a word; word "
+        "is a 400 where the format has no times",
+        include="logprobs, in the format json",
+        chunking_strategy="auto, as if unset: cut at pauses that voice activity detection finds; or `server_vad` with "
+        "`threshold`, `prefix_padding_ms` (also kept after speech) and `silence_duration_ms`",
+        stream="transcript.text.delta a segment, then transcript.text.done; only with json, or with verbose_json, "
+        "whose deltas have their segment and the progress in added fields",
+    ),
+    Field("known_speaker_names", "neutral", "no model here tells speakers apart", ([],)),
+    Field("known_speaker_references", "neutral", "no model here tells speakers apart", ([],)),
+    *_SPEECH,
+)
+
+TRANSLATIONS: tuple[Field, ...] = (
+    *(
+        field
+        for field in TRANSCRIPTIONS
+        if field.name in "file model prompt response_format temperature".split()
+    ),
+    *_fields(
+        "extension",
+        **{
+            field.name: field.note
+            for field in TRANSCRIPTIONS
+            if field.name
+            in "language languages keywords timestamp_granularities include chunking_strategy stream".split()
+        },
+    ),
+    *_SPEECH,
+)
+
+
 def _same(value: object, neutral: object) -> bool:
     """Equality as JSON has it: 1 and 1.0 are one number, `false` and 0 are two things."""
     return isinstance(value, bool) == isinstance(neutral, bool) and value == neutral

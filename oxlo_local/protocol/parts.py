@@ -76,15 +76,18 @@ def _unique(members: list[tuple[str, object]]) -> dict[str, object]:
     if len(unique) < len(members):
         twice = next(name for name, times in Counter(name for name, _ in members).items() if times > 1)
         raise BadRequest(
-            f"The body names the member {_printable(twice)} twice.", param=twice[:MAX_WARNING_CHARS]
+            f"The body names the member {printable(twice)} twice.", param=twice[:MAX_WARNING_CHARS]
         )
     return unique
 
 
-def convert(body: dict[str, object], kind: type[T]) -> T:
-    """`body` as the struct `kind`. Raises BadRequest whose `param` is the path, such as `messages[0].role`."""
+def convert(body: Mapping[str, object], kind: type[T], *, strict: bool = True) -> T:
+    """`body` as the struct `kind`; without `strict`, texts may stand for numbers and truths.
+
+    Raises BadRequest whose `param` is the path, such as `messages[0].role`.
+    """
     try:
-        return msgspec.convert(body, kind)
+        return msgspec.convert(body, kind, strict=strict)
     except msgspec.ValidationError as error:
         raise _from_validation(str(error)) from None
 
@@ -113,15 +116,15 @@ def warn_unknown(paths: list[str], known: frozenset[str], *, strict: bool) -> li
         near = get_close_matches(paths[0], known, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise UnknownParameter(
-            f"Unknown parameter: {_printable(paths[0])}.{hint}", param=paths[0][:MAX_WARNING_CHARS]
+            f"Unknown parameter: {printable(paths[0])}.{hint}", param=paths[0][:MAX_WARNING_CHARS]
         )
-    warnings = [f"unknown field {_printable(path)} has no effect" for path in paths[:MAX_WARNINGS]]
+    warnings = [f"unknown field {printable(path)} has no effect" for path in paths[:MAX_WARNINGS]]
     if len(paths) > MAX_WARNINGS:
         warnings.append(f"{len(paths) - MAX_WARNINGS} more unknown fields")
     return warnings
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """A client's own string, cut and escaped to printable ASCII, fit for headers and logs."""
     cut = name if len(name) <= MAX_WARNING_CHARS else name[: MAX_WARNING_CHARS - 3] + "..."
     return json.dumps(cut).replace("\x7f", "\\u007f")
@@ -254,7 +257,7 @@ def token_biases(request: TextRequest) -> dict[int, float]:
     for key, bias in (request.logit_bias or {}).items():
         if not (key.isascii() and key.isdigit() and len(key) <= 9):
             raise BadRequest(
-                f"A key of 'logit_bias' must be a token id, not {_printable(key)}.", param="logit_bias"
+                f"A key of 'logit_bias' must be a token id, not {printable(key)}.", param="logit_bias"
             )
         biases[int(key)] = bias
     return biases
