@@ -3,7 +3,8 @@
 import base64
 import ctypes
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +16,29 @@ from oxlo_local.random_model import Architecture, write
 
 KINDS: list[EyeKind] = ["pixtral", "gemma3", "qwen2vl"]
 TEXT_MODEL: dict[EyeKind, Architecture] = {"pixtral": "llama", "gemma3": "gemma2", "qwen2vl": "qwen2vl"}
-M_MMAP_THRESHOLD = -3
+M_PERTURB = -6  # of mallopt: memory comes filled with the complement of a byte
 
 Files = Callable[[EyeKind], tuple[Path, Path]]
+
+
+@contextmanager
+def blank_memory() -> Iterator[None]:
+    """Have the heap give out zeroes.
+
+    libmtmd's pixtral graph multiplies memory by 0 that nobody has written. What real encoders need comes from the
+    system, which zeroes it; these are so small that the heap gives them what others have left, NaN among it.
+    """
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(M_PERTURB, 0xFF)
+    try:
+        yield
+    finally:
+        mallopt(M_PERTURB, 0)
 
 
 @pytest.fixture(scope="session")
 def sighted_files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     """`sighted_files("qwen2vl")`: a text model and its encoder."""
-    # libmtmd's pixtral graph multiplies memory by 0 that nobody has written. What real encoders need comes from the
-    # system, which zeroes it; these are so small that the heap gives them what others have left, NaN among it.
-    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 14)
     folder = tmp_path_factory.mktemp("sighted")
 
     def files(kind: EyeKind) -> tuple[Path, Path]:

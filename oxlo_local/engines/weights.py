@@ -46,10 +46,14 @@ class _Log:
 log = _Log()
 
 
+def cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+
+
 def default_threads() -> int:
     """Engine threads: one core is left to the parent, since a third busy process ruins two spinning ones."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
-    return max(1, cores - 1)
+    return max(1, cores() - 1)
 
 
 class Weights:

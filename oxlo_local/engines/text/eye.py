@@ -2,13 +2,11 @@
 
 libmtmd turns an image into chunks: marker tokens of the model's own around it (and between its tiles), and runs of
 rows, which are embeddings as wide as the text model's. Cutting (resizing, tiling, counting) is quick and may happen on
-several threads; encoding takes long and is one at a time. An encoder asks `between`, from time to time and on the
-encoding thread, whether to go on: its graph is computed in slices of some nodes, and what a slice holds is adapted to
-how long one may last.
+several threads; encoding takes long and is one at a time. An encoder asks `between`, on the encoding thread, whether to
+go on: its graph is computed a few nodes at a time, or one at a time while others want the cores.
 """
 
 import ctypes
-import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,8 +23,7 @@ from oxlo_local.engines.weights import LoadError, log
 
 F32 = NDArray[np.float32]
 
-FIRST_SLICE = 8  # nodes of the graph
-LARGEST_SLICE = 1 << 16
+FEW = 8  # nodes of the graph that are computed in one go; a layer has some 30
 AXES = 4  # numbers that make a row's position under M-RoPE: time, height, width, one unused
 
 
@@ -62,9 +59,8 @@ class Eye:
 
     def __init__(self, path: Path, model: int, *, gpu: bool, threads: int, width: int) -> None:
         self._width = width
-        self._between: Callable[[float], tuple[bool, float]] | None = None
+        self._between: Callable[[], tuple[bool, bool]] | None = None
         self._nodes = self._slice = 0
-        self._begun = 0.0
         self._stopped = False
         self._callback = C.ggml_backend_sched_eval_callback(self._evaluated)
         M.mtmd_helper_log_set(log.callback, None)
@@ -75,6 +71,7 @@ class Eye:
         params.print_timings = False
         params.warmup = True
         params.cb_eval = self._callback
+        self.threads = threads
         self._context = M.mtmd_init_from_file(str(path).encode(), model, params)
         if not self._context:
             raise log.failure(f"cannot load the image encoder {path.name}")
@@ -144,14 +141,14 @@ class Eye:
 
     # -- encoding -----------------------------------------------------------------------------------------------------
 
-    def encode(self, handle: int, run: Run, between: Callable[[float], tuple[bool, float]]) -> F32:
+    def encode(self, handle: int, run: Run, between: Callable[[], tuple[bool, bool]]) -> F32:
         """The rows of a run, shape (count, width). One at a time, never on two threads.
 
-        `between(seconds)` is told how long a slice took; it may take its time, and says whether to go on and how many
-        seconds the next slice may take. Raises Stopped, or RuntimeError where the encoder fails.
+        `between` is called between nodes of the graph, now and then; it may take its time, and says whether to go on
+        and whether it wants to be asked after each node. Raises Stopped, or RuntimeError where the encoder fails.
         """
         self._between, self._stopped = between, False
-        self._nodes, self._slice, self._begun = 0, FIRST_SLICE, time.monotonic()
+        self._nodes, self._slice = 0, FEW
         try:
             code = M.mtmd_encode_chunk(self._context, handle)
         finally:
@@ -167,15 +164,12 @@ class Eye:
         return rows
 
     def _evaluated(self, tensor: object, ask: bool, _: object) -> bool:
-        """libmtmd asks before each node whether it ends a slice (`ask`), and after such a one whether to go on."""
+        """libmtmd asks before each node whether to stop behind it (`ask`), and after such a one whether to go on."""
         if self._between is None:
             return not ask
         if ask:
             self._nodes += 1
             return self._nodes >= self._slice
-        took = time.monotonic() - self._begun
-        go_on, seconds = self._between(took)
-        fitting = self._slice * seconds / max(took, 1e-6)
-        self._slice = int(min(max(fitting, 1, self._slice / 4), self._slice * 2, LARGEST_SLICE))
-        self._nodes, self._begun, self._stopped = 0, time.monotonic(), not go_on
+        go_on, often = self._between()
+        self._nodes, self._slice, self._stopped = 0, 1 if often else FEW, not go_on
         return go_on

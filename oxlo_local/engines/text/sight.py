@@ -15,6 +15,8 @@ Three kinds of thread: `read` runs where calls are read; encoding has a thread o
 steps (crossing.py); everything else belongs to the engine's thread.
 """
 
+import os
+import sys
 import threading
 from base64 import b64decode
 from binascii import Error as NotBase64
@@ -32,10 +34,12 @@ from oxlo_local.engines.text.llama import Llama
 from oxlo_local.engines.text.pixels import unpack
 from oxlo_local.engines.text.remote import Fetch, Fetched
 from oxlo_local.engines.text.runs import Look, Placed, Run, Seen
+from oxlo_local.engines.weights import cores
 from oxlo_local.errors import BadRequest, OxloError, ServerError, UnsupportedValue
 
 BYTES = 20 * 1024 * 1024  # of one image file
 LOOKS = 2048
+NICE = 10  # of an encoder that has cores of its own: whoever serves the answers comes first
 ROW_BYTES = 256 * 1024 * 1024
 
 
@@ -67,10 +71,10 @@ class _Task:
 
 
 class Sight:
-    """What one engine sees. `remote` says whether images by address are fetched."""
+    """What one engine sees. `remote`: images by address are fetched; `turns`: encoder and steps share their cores."""
 
-    def __init__(self, eye: Eye, *, remote: bool, row_bytes: int = ROW_BYTES) -> None:
-        self.crossing = Crossing()
+    def __init__(self, eye: Eye, *, remote: bool, turns: bool, row_bytes: int = ROW_BYTES) -> None:
+        self.crossing = Crossing(turns=turns)
         self.encoded = 0
         """Images encoded so far."""
         self._eye = eye
@@ -81,7 +85,8 @@ class Sight:
         self._rows: OrderedDict[int, F32] = OrderedDict()
         self._row_bytes = row_bytes
         self._tasks: dict[bytes, _Task] = {}
-        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="encoder")
+        step_aside = None if turns else give_way
+        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="encoder", initializer=step_aside)
 
     # -- where calls are read -----------------------------------------------------------------------------------------
 
@@ -217,22 +222,30 @@ class Sight:
             chunks = image.chunks or self._cut(image.file, image.picture)
             with self.crossing.encoding():
                 for handle, seen in zip(chunks.handles, image.look.runs, strict=True):
-                    rows[seen.first] = self._eye.encode(handle, seen.run, lambda _: self._between(task))
+                    rows[seen.first] = self._eye.encode(handle, seen.run, lambda: self._between(task))
             image.chunks = None
             task.future.set_result(rows)
         except Exception as error:
             task.future.set_exception(error)
 
-    def _between(self, task: _Task) -> tuple[bool, float]:
-        seconds = self.crossing.between()
-        return not task.dropped, seconds
+    def _between(self, task: _Task) -> tuple[bool, bool]:
+        often = self.crossing.between()
+        return not task.dropped, often
 
 
 def open_sight(llama: Llama) -> Sight | None:
     """The sight of a model that has an eye."""
     if llama.eye is None:
         return None
-    return Sight(llama.eye, remote=bool(llama.options.allow_remote_media))
+    remote = bool(llama.options.allow_remote_media)
+    both = llama.eye.threads + (llama.options.threads or 1)
+    return Sight(llama.eye, remote=remote, turns=both > cores() or llama.device != "cpu")
+
+
+def give_way() -> None:
+    """Let every other thread go before this one, where the system has priorities of threads."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 def inline(picture: Picture) -> Fetched:

@@ -6,14 +6,15 @@ from oxlo_local.engines.text.crossing import Crossing
 
 
 def test_steps_and_slices_alternate_and_never_overlap() -> None:
-    crossing, log = Crossing(), []
-    stepping = threading.Event()
+    crossing, log = Crossing(turns=True), []
+    stepping, over = threading.Event(), threading.Event()
 
     def encode() -> None:
         with crossing.encoding():
-            for _ in range(20):
-                log.append("slice")
+            while not over.is_set():
+                log.append("n")
                 assert not stepping.is_set()
+                threading.Event().wait(0.005)
                 crossing.between()
 
     thread = threading.Thread(target=encode)
@@ -22,38 +23,46 @@ def test_steps_and_slices_alternate_and_never_overlap() -> None:
     for _ in range(20):
         with crossing.step():
             stepping.set()
-            log.append("step")
+            log.append("S")
             stepping.clear()
+    over.set()
     thread.join(10)
     assert not thread.is_alive()
-    assert log.count("slice") == log.count("step") == 20
-    together = "".join(entry[1] for entry in log)  # l = slice, t = step
-    assert "tt" not in together.partition("l")[2].rpartition("l")[0], "each step was followed by a slice"
+    slices = "".join(log).strip("n").strip("S").split("S")
+    assert len(slices) == 19
+    # A slice of at least 20 ms after each step, in nodes of 5 ms; a slow machine may take fewer of them.
+    assert all(1 <= len(nodes) <= 6 for nodes in slices), slices
+
+
+def test_where_there_are_cores_for_both_nobody_waits() -> None:
+    crossing = Crossing(turns=False)
+    with crossing.encoding(), crossing.step():
+        assert crossing.between() is False
 
 
 def test_an_encoder_alone_is_not_held_up() -> None:
-    crossing = Crossing()
+    crossing = Crossing(turns=True)
     with crossing.encoding():
-        assert all(crossing.between() > 0 for _ in range(1000))
+        assert not any(crossing.between() for _ in range(1000))
 
 
 def test_steps_alone_are_not_held_up() -> None:
-    crossing = Crossing()
+    crossing = Crossing(turns=True)
     for _ in range(1000):
         with crossing.step():
             pass
 
 
-def test_a_slice_may_last_as_long_as_the_step_before() -> None:
-    crossing = Crossing()
+def test_an_encoder_is_asked_often_while_others_step() -> None:
+    crossing = Crossing(turns=True)
     with crossing.step():
-        threading.Event().wait(0.06)
+        pass
     with crossing.encoding():
-        assert 0.06 <= crossing.between() < 1.0
+        assert crossing.between() is True
 
 
 def test_a_failing_step_or_encoder_gives_its_turn_back() -> None:
-    crossing = Crossing()
+    crossing = Crossing(turns=True)
     for hold in (crossing.step, crossing.encoding):
         try:
             with hold():

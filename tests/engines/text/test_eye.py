@@ -14,7 +14,7 @@ from oxlo_local.engines.text.runs import Run
 from oxlo_local.engines.weights import LoadError
 from oxlo_local.random_eye import EyeKind, EyeShape, write_eye
 from oxlo_local.random_model import Architecture
-from tests.vision import Files, sighted_files
+from tests.vision import Files, blank_memory, sighted_files
 
 __all__ = ["sighted_files"]
 MakeEye = Callable[..., Eye]
@@ -35,7 +35,8 @@ def make_eye(
         file = tmp_path / f"{kind}.gguf"
         write_eye(file, kind, shape or EyeShape())
         options = TextOptions(ctx=256, parallel=1, threads=1, gpu_layers=0, mmproj=str(file))
-        llama = Llama(model_path("qwen2vl" if kind == "qwen2vl" else "llama"), options, lambda _: None)
+        with blank_memory():
+            llama = Llama(model_path("qwen2vl" if kind == "qwen2vl" else "llama"), options, lambda _: None)
         assert llama.eye is not None
         models.append(llama)
         return llama.eye
@@ -45,8 +46,8 @@ def make_eye(
         model.close()
 
 
-def go_on(_: float) -> tuple[bool, float]:
-    return True, 1.0
+def go_on() -> tuple[bool, bool]:
+    return True, False
 
 
 @pytest.mark.parametrize(
@@ -90,17 +91,18 @@ def test_slices_change_nothing_and_an_encoding_can_be_given_up(make_eye: MakeEye
     eye = make_eye("pixtral", EyeShape(layers=6))
     chunks = eye.cut(noise(128, 128))
     (run,) = [part for part in chunks.parts if isinstance(part, Run)]
-    calls: list[float] = []
+    calls: dict[bool, int] = {}
 
-    def sliced(seconds: float) -> tuple[bool, float]:
-        calls.append(seconds)
-        return True, 0.0
+    def counted(often: bool) -> tuple[bool, bool]:
+        calls[often] = calls.get(often, 0) + 1
+        return True, often
 
     whole = eye.encode(chunks.handles[0], run, go_on)
-    assert (eye.encode(chunks.handles[0], run, sliced) == whole).all()
-    assert len(calls) > 50, "with no time at all, a slice is a node"
+    assert (eye.encode(chunks.handles[0], run, lambda: counted(True)) == whole).all()
+    assert (eye.encode(chunks.handles[0], run, lambda: counted(False)) == whole).all()
+    assert calls[True] > 100 and calls[True] > 5 * calls[False] > 0
     with pytest.raises(Stopped):
-        eye.encode(chunks.handles[0], run, lambda _: (False, 1.0))
+        eye.encode(chunks.handles[0], run, lambda: (False, False))
     assert (eye.encode(chunks.handles[0], run, go_on) == whole).all(), "it works again afterwards"
 
 
@@ -110,7 +112,8 @@ def test_the_slimmest_images_that_are_let_through_can_be_cut(make_eye: MakeEye) 
         for size in ((1, 1), (100, 1), (1, 100), (2048, 21), (21, 2048)):
             chunks = eye.cut(noise(*size))
             (run,) = [part for part in chunks.parts if isinstance(part, Run)]
-            assert np.isfinite(eye.encode(chunks.handles[0], run, go_on)).all()
+            with blank_memory():
+                assert np.isfinite(eye.encode(chunks.handles[0], run, go_on)).all()
 
 
 def test_an_encoder_of_another_model_is_refused_in_libmtmds_words(
