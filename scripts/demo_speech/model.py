@@ -1,0 +1,184 @@
+"""The network: a Whisper, its weights named as in transformers, with two things that only the training uses.
+
+A layer that tells phonemes from the encoder's rows, and the cross-attention of the alignment heads handed out: both are
+taught where in the sound a thing is said, which spares the model most of the time it would take to find out itself.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of the network; `alignment_heads` are the first so many of the last decoder layer."""
+
+    vocabulary: int
+    phonemes: int
+    width: int = 128
+    encoder_layers: int = 4
+    decoder_layers: int = 2
+    heads: int = 4
+    mels: int = 80
+    source_positions: int = 1500  # faster-whisper fills any window up to 30 s with nothing
+    target_positions: int = 448
+    alignment_heads: int = 2
+
+
+def sinusoids(length: int, channels: int) -> Tensor:
+    """Whisper's position encodings, (length, channels)."""
+    step = math.log(10_000) / (channels // 2 - 1)
+    angles = torch.arange(length)[:, None] * torch.exp(-step * torch.arange(channels // 2))[None, :]
+    return torch.cat((angles.sin(), angles.cos()), dim=1)
+
+
+class Attention(nn.Module):
+    """Attention of x (batch, length, width) over `source` (batch, rows, width)."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.heads = shape.heads
+        self.q_proj = nn.Linear(shape.width, shape.width)
+        self.k_proj = nn.Linear(shape.width, shape.width, bias=False)
+        self.v_proj = nn.Linear(shape.width, shape.width)
+        self.out_proj = nn.Linear(shape.width, shape.width)
+
+    def _parts(self, x: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        def split(projected: Tensor) -> Tensor:
+            return projected.view(*projected.shape[:2], self.heads, -1).transpose(1, 2)
+
+        return split(self.q_proj(x)), split(self.k_proj(source)), split(self.v_proj(source))
+
+    def _joined(self, mixed: Tensor) -> Tensor:
+        out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return out
+
+    def forward(self, x: Tensor, source: Tensor, causal: bool = False) -> Tensor:
+        q, k, v = self._parts(x, source)
+        return self._joined(F.scaled_dot_product_attention(q, k, v, is_causal=causal))
+
+    def watched(self, x: Tensor, source: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+        """As forward, and the log of the first `heads` heads' attention, (batch, heads, length, rows)."""
+        q, k, v = self._parts(x, source)
+        logs = (q @ k.transpose(2, 3) * q.shape[3] ** -0.5).float().log_softmax(dim=-1)
+        return self._joined(logs.exp().to(v.dtype) @ v), logs[:, :heads]
+
+
+class EncoderLayer(nn.Module):
+    """Attention and feed-forward, each behind its norm and added to the stream."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.self_attn = Attention(shape)
+        self.self_attn_layer_norm = nn.LayerNorm(shape.width)
+        self.fc1 = nn.Linear(shape.width, 4 * shape.width)
+        self.fc2 = nn.Linear(4 * shape.width, shape.width)
+        self.final_layer_norm = nn.LayerNorm(shape.width)
+
+    def fed_forward(self, x: Tensor) -> Tensor:
+        """x after the feed-forward half."""
+        out: Tensor = x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = self.self_attn_layer_norm(x)
+        return self.fed_forward(x + self.self_attn(normed, normed))
+
+
+class DecoderLayer(EncoderLayer):
+    """An encoder layer that looks back only, with attention over the encoder's rows between its halves."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__(shape)
+        self.encoder_attn = Attention(shape)
+        self.encoder_attn_layer_norm = nn.LayerNorm(shape.width)
+
+    def decoded(self, x: Tensor, rows: Tensor, watch: int) -> tuple[Tensor, Tensor | None]:
+        """The stream, and the attention of the first `watch` heads over the rows where that is not 0."""
+        normed = self.self_attn_layer_norm(x)
+        x = x + self.self_attn(normed, normed, causal=True)
+        normed = self.encoder_attn_layer_norm(x)
+        if not watch:
+            return self.fed_forward(x + self.encoder_attn(normed, rows)), None
+        mixed, logs = self.encoder_attn.watched(normed, rows, watch)
+        return self.fed_forward(x + mixed), logs
+
+
+class Encoder(nn.Module):
+    """Log-mel (batch, mels, frames) to rows (batch, frames / 2, width)."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(shape.mels, shape.width, 3, padding=1)
+        self.conv2 = nn.Conv1d(shape.width, shape.width, 3, stride=2, padding=1)
+        self.embed_positions = nn.Embedding.from_pretrained(sinusoids(shape.source_positions, shape.width))
+        self.layers = nn.ModuleList(EncoderLayer(shape) for _ in range(shape.encoder_layers))
+        self.layer_norm = nn.LayerNorm(shape.width)
+
+    def forward(self, mel: Tensor) -> Tensor:
+        x = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)
+        x = x + self.embed_positions.weight[: x.shape[1]]
+        for layer in self.layers:
+            x = layer(x)
+        out: Tensor = self.layer_norm(x)
+        return out
+
+
+class Decoder(nn.Module):
+    """Token ids (batch, length) and the encoder's rows to the stream before the vocabulary."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.watch = shape.alignment_heads
+        self.embed_tokens = nn.Embedding(shape.vocabulary, shape.width)
+        self.embed_positions = nn.Embedding(shape.target_positions, shape.width)
+        self.layers = nn.ModuleList(DecoderLayer(shape) for _ in range(shape.decoder_layers))
+        self.layer_norm = nn.LayerNorm(shape.width)
+        nn.init.normal_(self.embed_tokens.weight, std=0.05)
+        self.embed_positions.weight.data = 0.05 * sinusoids(shape.target_positions, shape.width)
+
+    def forward(self, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.embed_tokens(ids) + self.embed_positions.weight[: ids.shape[1]]
+        logs: Tensor | None = None
+        for layer in self.layers:
+            x, logs = layer.decoded(x, rows, self.watch if layer is self.layers[-1] else 0)
+        assert logs is not None
+        return self.layer_norm(x), logs
+
+
+class Whisper(nn.Module):
+    """The whole; `phoneme_head` stays behind when the model is exported."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.model = nn.ModuleDict({"encoder": Encoder(shape), "decoder": Decoder(shape)})
+        self.phoneme_head = nn.Linear(shape.width, shape.phonemes)
+
+    def forward(self, mel: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores (batch, length, vocabulary), those of phonemes (batch, rows, phonemes), and the watched attention."""
+        rows = self.model["encoder"](mel)
+        stream, logs = self.model["decoder"](ids, rows)
+        return F.linear(stream, self.model["decoder"].embed_tokens.weight), self.phoneme_head(rows), logs
+
+    def parameter_count(self) -> int:
+        """Number of numbers that are exported."""
+        return sum(weight.numel() for name, weight in self.named_parameters() if "phoneme" not in name)
+
+
+def shape_of(weights: dict[str, Tensor]) -> Shape:
+    """The sizes of the network that the weights are of (heads aside, which they do not show)."""
+    layers = {name.split(".")[1] + name.split(".")[3] for name in weights if ".layers." in name}
+    vocabulary, width = weights["model.decoder.embed_tokens.weight"].shape
+    return Shape(
+        vocabulary,
+        len(weights["phoneme_head.bias"]),
+        width,
+        encoder_layers=sum(name.startswith("encoder") for name in layers),
+        decoder_layers=sum(name.startswith("decoder") for name in layers),
+    )

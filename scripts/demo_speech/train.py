@@ -1,0 +1,210 @@
+"""The training loop: windows by blocks, batches by length, a learning rate by the windows seen.
+
+Nothing looks at a clock, so that a run that was stopped and goes on gives what it would have given in one piece.
+Short windows come first: the alignment of words and sound is found soonest there.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from .lessons import IGNORED, Batch, collate, gives_away
+from .model import Shape, Whisper
+from .tokens import Vocabulary
+from .windows import Heard, read_shard
+
+PHONEME_SHARE, LOOK_SHARE = 0.3, 0.2  # of the loss, beside the tokens
+SHARDS_A_BLOCK = 2
+SHORT = 350  # frames: all that the first tenth of the training sees
+FULL = 3000  # frames of the window that faster-whisper hands over, whatever is in it
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to train: `windows` in all; `batch_frames` counts padding."""
+
+    seed: int
+    windows: int
+    device: torch.device
+    batch_frames: int = 6400
+    peak_rate: float = 2e-3
+    bfloat16: bool = False
+
+
+@dataclass
+class Progress:
+    """How far a run is; saved in the checkpoint after every block."""
+
+    block: int = 0
+    step: int = 0
+    windows: int = 0
+    seconds: float = 0.0
+
+
+def groups(plan: Plan, block: int, heard: list[Heard], share: float) -> list[tuple[list[Heard], int]]:
+    """The windows of a block as (batch, frames to fill it to); `share` of the training is done."""
+    rng = random.Random(f"{plan.seed}:{block}")
+    chosen = [one for one in heard if not gives_away(one) and (share > 0.1 or one.mel.shape[1] <= SHORT)]
+    chosen.sort(key=lambda one: one.mel.shape[1])
+    made: list[tuple[list[Heard], int]] = []
+    group: list[Heard] = []
+    for one in chosen:
+        if group and one.mel.shape[1] * (len(group) + 1) > plan.batch_frames:
+            made.append((group, group[-1].mel.shape[1]))
+            group = []
+        group.append(one)
+    if group:
+        made.append((group, group[-1].mel.shape[1]))
+    rng.shuffle(made)
+    # zeros behind the sound: mostly few, and ever more often all that faster-whisper puts there
+    for at, (group, frames) in enumerate(made):
+        if rng.random() < (0.0 if share < 0.3 else 0.04 if share < 0.8 else 0.1):
+            rng.shuffle(group)
+            made[at] = group[: max(1, 2 * plan.batch_frames // FULL)], FULL
+        else:
+            made[at] = group, (frames + rng.randint(0, 120) + 1) // 2 * 2
+    return made
+
+
+def learning_rate(plan: Plan, progress: Progress) -> float:
+    """Rises over 150 steps, stays, and falls to a fiftieth over the last half."""
+    share = min(1.0, progress.windows / plan.windows)
+    fall = 1.0 if share < 0.5 else 1.0 - 0.98 * (share - 0.5) / 0.5
+    return plan.peak_rate * min(1.0, (progress.step + 1) / 150) * fall
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether this machine multiplies bfloat16 faster than float32 (GPUs and newer CPUs do): measured."""
+    if device.type != "cpu":
+        return True
+    times = []
+    for kind in (torch.float32, torch.bfloat16):
+        a, b = torch.randn(4096, 128, dtype=kind), torch.randn(128, 512, dtype=kind)
+        a @ b
+        began = time.perf_counter()
+        for _ in range(20):
+            a @ b
+        times.append(time.perf_counter() - began)
+    return times[1] < 0.7 * times[0]
+
+
+def new_optimizers(model: Whisper, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the layers' matrices (it needs about half of AdamW's steps), AdamW for all else."""
+    named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    inner = [weight for name, weight in named if weight.dim() == 2 and ".layers." in name]
+    outer = [weight for name, weight in named if not (weight.dim() == 2 and ".layers." in name)]
+    return [
+        torch.optim.Muon(inner, lr=rate, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(outer, lr=rate, weight_decay=0.0, betas=(0.9, 0.98)),
+    ]
+
+
+def losses(model: Whisper, batch: Batch, bfloat16: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(tokens, phonemes, looks) of a batch."""
+    with torch.autocast(batch.mel.device.type, torch.bfloat16, enabled=bfloat16):
+        scores, sounding, logs = model(batch.mel, batch.given)
+    said = F.cross_entropy(scores.float().flatten(0, 1), batch.due.flatten(), ignore_index=IGNORED)
+    heard = F.cross_entropy(sounding.float().flatten(0, 1), batch.phonemes.flatten(), ignore_index=IGNORED)
+    looking = -(logs * batch.looks[:, None]).sum() / (batch.looks.sum() * logs.shape[1] + 1e-6)
+    return said, heard, looking
+
+
+def save(
+    path: Path, model: Whisper, optimizers: Sequence[torch.optim.Optimizer], progress: Progress, plan: Plan
+) -> None:
+    """Writes the checkpoint whole or not at all."""
+    part = path.with_suffix(".part")
+    torch.save(
+        {
+            "model": model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+            "progress": vars(progress),
+            "windows": plan.windows,
+        },
+        part,
+    )
+    part.replace(path)
+
+
+def blocks(plan: Plan, shards: Sequence[Path], start: int) -> Iterator[tuple[int, list[Heard]]]:
+    """(number, windows) of every block from `start` on; each round over the shards has an order of its own."""
+    in_round = len(shards) // SHARDS_A_BLOCK
+    block = start
+    while True:
+        order = list(shards)
+        random.Random(f"{plan.seed}:round {block // in_round}").shuffle(order)
+        at = block % in_round * SHARDS_A_BLOCK
+        yield block, [one for path in order[at : at + SHARDS_A_BLOCK] for one in read_shard(path)]
+        block += 1
+
+
+def train(
+    plan: Plan, shape: Shape, phonemes: dict[str, int], shards: Sequence[Path], checkpoint: Path
+) -> tuple[Whisper, Progress]:
+    """Trains on plan.windows in all, going on from `checkpoint` where there is one."""
+    torch.manual_seed(plan.seed)
+    vocabulary = Vocabulary()
+    model = Whisper(shape).to(plan.device)
+    optimizers = new_optimizers(model, plan.peak_rate)
+    progress = Progress()
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=plan.device, weights_only=True)
+        model.load_state_dict(state["model"])
+        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
+        progress = Progress(**state["progress"])
+        _say(f"going on from block {progress.block}, {progress.windows} windows")
+    for block, heard in blocks(plan, shards, progress.block):
+        if progress.windows >= plan.windows:
+            break
+        rng = random.Random(f"{plan.seed}:lessons {block}")
+        sums, began = torch.zeros(3), time.monotonic()
+        batches = groups(plan, block, heard, progress.windows / plan.windows)
+        for number, (group, frames) in enumerate(batches, 1):
+            rate = learning_rate(plan, progress)
+            batch = collate(rng, vocabulary, phonemes, group, frames)
+            sums += _step(model, optimizers, batch, rate, plan)
+            progress.step += 1
+            progress.windows += len(group)
+            if number % 25 == 0 or number == len(batches):
+                done = 25 if number % 25 == 0 else number % 25
+                said, sounding, looking = (sums / done).tolist()
+                _say(
+                    f"block {block} {number}/{len(batches)}  step {progress.step}  windows {progress.windows}"
+                    f"  tokens {said:.4f}  phonemes {sounding:.4f}  looks {looking:.4f}  rate {rate:.5f}"
+                    f"  {(progress.seconds + time.monotonic() - began) / 60:.1f} min"
+                )
+                sums = torch.zeros(3)
+        progress.block, progress.seconds = block + 1, progress.seconds + time.monotonic() - began
+        save(checkpoint, model, optimizers, progress, plan)
+    return model, progress
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _step(
+    model: Whisper, optimizers: Sequence[torch.optim.Optimizer], batch: Batch, rate: float, plan: Plan
+) -> torch.Tensor:
+    """One step; the three losses before it."""
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["lr"] = rate
+    batch = Batch(*(tensor.to(plan.device) for tensor in vars(batch).values()))
+    parts = losses(model, batch, plan.bfloat16)
+    total = parts[0] + PHONEME_SHARE * parts[1] + LOOK_SHARE * parts[2]
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+    return torch.stack([part.detach().cpu() for part in parts])
