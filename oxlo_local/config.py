@@ -97,6 +97,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Count | None, about("from how many sequences on their next tokens share a graph; empty = measured")
     ] = None
     backend_sampling: Annotated[bool | None, about("sample inside the compute graph where possible")] = None
+    speculation: Annotated[
+        Literal["none", "lookup"] | None,
+        about("guess tokens from what repeats in prompt and answer, and check them several at once"),
+    ] = None
+    guesses: Annotated[
+        Annotated[int, Meta(ge=1, le=64)] | None,
+        about("tokens that are guessed at once; empty = as many as the machine was measured to gain by"),
+    ] = None
     mmproj: Annotated[
         Path | None, about("image encoder of the one model served; else one that lies beside its file")
     ] = None

@@ -168,6 +168,14 @@ class _Workers(Collector):
             "preempted": CounterMetricFamily(
                 "oxlo_preemptions", "Sequences that gave way and resumed", labels=("model",)
             ),
+            "guessed": CounterMetricFamily(
+                "oxlo_speculated_tokens", "Tokens that speculation guessed and checked", labels=("model",)
+            ),
+            "accepted": CounterMetricFamily(
+                "oxlo_speculated_tokens_accepted",
+                "Of the tokens that speculation guessed, those that came true",
+                labels=("model",),
+            ),
         }
         state = GaugeMetricFamily("oxlo_worker_state", "1 for the state it is in", labels=("model", "state"))
         for worker in self._workers():
@@ -183,4 +191,6 @@ class _Workers(Collector):
             counters["steps"].add_metric(label, engine.steps)
             counters["busy"].add_metric(label, engine.step_seconds)
             counters["preempted"].add_metric(label, engine.preemptions)
+            counters["guessed"].add_metric(label, engine.guessed_tokens)
+            counters["accepted"].add_metric(label, engine.accepted_tokens)
         yield from (state, *gauges.values(), *counters.values())

@@ -118,6 +118,7 @@ PURE = (
     "engines/text/channels.py",
     "engines/text/conversation.py",
     "engines/text/forced.py",
+    "engines/text/guess.py",
     "engines/text/output.py",
     "engines/text/prefix.py",
     "engines/text/runs.py",

@@ -1,5 +1,6 @@
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from oxlo_local.calls import Gauges, Usage
@@ -57,6 +58,7 @@ def test_a_request_is_counted_and_timed() -> None:
 def test_workers_are_read_at_each_scrape() -> None:
     worker = Worker(waiting=2, running=3, restarts=1, rss_bytes=1000)
     worker.gauges = Gauges(running=4, kv_used=50, kv_total=200, steps=9, step_seconds=1.5, preemptions=1)
+    worker.gauges = replace(worker.gauges, guessed_tokens=40, accepted_tokens=30)
     metrics = Metrics(lambda: [worker, Worker(model="other", state="failed")])
     found = samples(metrics)
     assert found["oxlo_worker_state", "m", "ready"] == 1
@@ -65,6 +67,8 @@ def test_workers_are_read_at_each_scrape() -> None:
     assert (found["oxlo_kv_used_tokens", "m"], found["oxlo_kv_size_tokens", "m"]) == (50, 200)
     assert (found["oxlo_sequences", "m"], found["oxlo_worker_resident_bytes", "m"]) == (4, 1000)
     assert (found["oxlo_engine_steps_total", "m"], found["oxlo_preemptions_total", "m"]) == (9, 1)
+    assert found["oxlo_speculated_tokens_total", "m"] == 40
+    assert found["oxlo_speculated_tokens_accepted_total", "m"] == 30
     worker.state = "backing_off"
     worker.restarts = 2
     assert samples(metrics)["oxlo_worker_restarts_total", "m"] == 2

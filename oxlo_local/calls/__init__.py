@@ -68,6 +68,8 @@ class Usage(Struct, frozen=True, omit_defaults=True):
     completion_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    accepted_prediction: int = 0  # tokens of the client's prediction that were checked and are in the answer
+    rejected_prediction: int = 0  # those that were checked and are not
     audio_seconds: float = 0.0
     language: str = ""  # of the audio
 
@@ -117,6 +119,8 @@ class TextOptions(Struct, frozen=True, omit_defaults=True, tag="text"):
     kv_type: Literal["f32", "f16", "q8_0"] | None = None
     flash_attention: bool | None = None
     backend_sampling: bool | None = None
+    speculation: Literal["none", "lookup"] | None = None
+    guesses: int | None = None  # tokens that a guess has, whatever it costs; None = as many as pay
     chat_template: str | None = None  # jinja text, instead of the file's own
     mmproj: str | None = None  # path of the image encoder; None = the model does not see
     allow_remote_media: bool | None = None  # images by address are fetched
@@ -217,6 +221,8 @@ class Gauges(Struct, frozen=True, omit_defaults=True):
     steps: int = 0
     step_seconds: float = 0.0  # sum over steps
     preemptions: int = 0
+    guessed_tokens: int = 0  # by speculation, and checked
+    accepted_tokens: int = 0  # of these, what the model drew too
     audio_seconds: float = 0.0  # transcribed
     encoder_seconds: float = 0.0
     decoder_seconds: float = 0.0

@@ -119,6 +119,7 @@ class TextCall(Struct, frozen=True, omit_defaults=True, tag="text"):
     parallel_tool_calls: bool = True  # False: the answer ends with its first call
     thinking: Thinking = Thinking()
     pictures: list[Picture] = field(default_factory=list)
+    prediction: str = ""  # what the client thinks that the answer will be; it can only make it faster
 
 
 class EmbedCall(Struct, frozen=True, omit_defaults=True, tag="embed"):

@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from oxlo_local.calls import TextCall
+from oxlo_local.calls import ModelFacts, TextCall
 from oxlo_local.errors import BadRequest, UnsupportedValue
 from oxlo_local.protocol import images, parts, tools, turns
 from oxlo_local.protocol.constraints import constraint_of, unknown_members
@@ -16,7 +16,7 @@ from oxlo_local.protocol.turns import ChatMessage
 
 _KNOWN = frozenset(field.name for field in CHAT)
 _STREAM_FIELDS = frozenset(field.name for field in msgspec.structs.fields(parts.StreamOptions))
-_NO_PREDICTION = 'field "prediction" has no effect yet: it could only make the answer faster'
+_NO_PREDICTION = 'field "prediction" has no effect: this model does not speculate'
 
 Tier = Literal["priority", "standard", "batch"]
 # What OpenAI calls the tiers of keys. Its others (scale, fast) are bought apart, and there is nothing like them here.
@@ -80,7 +80,6 @@ def decode(body: bytes, *, strict: bool, max_n: int = 128) -> tuple[ChatRequest,
     warnings = parts.warn_unknown(_unknown(members), _KNOWN, strict=strict)
     if request.prediction is not None:
         _check_prediction(request.prediction)
-        warnings.append(_NO_PREDICTION)
     return request, warnings
 
 
@@ -92,6 +91,17 @@ def _check_prediction(prediction: Prediction) -> None:
                 "A prediction is text: a string, or parts of type 'text'.",
                 param=f"prediction.content[{place}]",
             )
+
+
+def _predicted(prediction: Prediction | None) -> str:
+    content = "" if prediction is None else prediction.content
+    return content if isinstance(content, str) else "".join(part.text or "" for part in content)
+
+
+def in_vain(request: ChatRequest, facts: ModelFacts | None) -> list[str]:
+    """What has no effect on the model of these `facts` (None: it is not loaded), as warnings."""
+    speculates = facts is None or (facts.options is not None and facts.options.speculation != "none")
+    return [_NO_PREDICTION] if request.prediction is not None and not speculates else []
 
 
 def continues(request: ChatRequest) -> bool:
@@ -149,6 +159,7 @@ def to_call(request: ChatRequest, model_defaults: Mapping[str, float], id: str) 
         tool_choice=offer.choice,
         parallel_tool_calls=offer.parallel,
         thinking=tools.thinking_of(request),
+        prediction=_predicted(request.prediction),
     )
 
 

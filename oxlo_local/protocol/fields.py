@@ -116,14 +116,15 @@ CHAT: tuple[Field, ...] = (
         reasoning_effort="none, minimal, low, medium, high, xhigh, max: handed to templates that know an effort, as "
         "the nearest that they name; where they only know a switch, none is off and all others are on; a 400 where "
         "they know neither",
+        prediction="text or text parts: what repeats of it is guessed, which makes an answer faster, never another; "
+        "`accepted_prediction_tokens` counts what came true of these guesses, `rejected_prediction_tokens` what did "
+        "not, and costs nothing; named in `x-oxlo-warnings` where the model does not speculate",
     ),
     *_USER,
     *_fields(
         "accepted",
         safety_identifier="up to 64 characters; callers are told apart by their keys",
         prompt_cache_key="prefixes are reused whoever sent them",
-        prediction="text or text parts; it could only make an answer faster, never another, and does not yet: named in "
-        "`x-oxlo-warnings`, and `accepted_prediction_tokens` is 0",
     ),
     Field("prompt_cache_retention", "neutral", "the prefix cache lives in memory", ("in_memory",)),
     Field("prompt_cache_options", "neutral", "prefix reuse is automatic", ({}, {"mode": "implicit"})),

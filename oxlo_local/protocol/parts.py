@@ -357,8 +357,8 @@ def usage_object(usage: Usage) -> dict[str, object]:
         "completion_tokens_details": {
             "reasoning_tokens": usage.reasoning_tokens,
             "audio_tokens": 0,
-            "accepted_prediction_tokens": 0,
-            "rejected_prediction_tokens": 0,
+            "accepted_prediction_tokens": usage.accepted_prediction,
+            "rejected_prediction_tokens": usage.rejected_prediction,
         },
     }
 

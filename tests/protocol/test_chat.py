@@ -1,8 +1,19 @@
 import json
+from typing import Literal
 
 import pytest
+from msgspec.structs import replace
 
-from oxlo_local.calls import Event, Message, Sampling, Text, TextCall, TokenLogprob
+from oxlo_local.calls import (
+    Event,
+    Message,
+    ModelFacts,
+    Sampling,
+    Text,
+    TextCall,
+    TextOptions,
+    TokenLogprob,
+)
 from oxlo_local.errors import BadRequest, UnknownParameter, UnsupportedValue
 from oxlo_local.protocol import chat
 from tests.openai_description import events_of, judge
@@ -139,12 +150,22 @@ def test_a_tier_is_said_in_the_keys_words(asked: str | None, tier: chat.Tier | N
 
 
 @pytest.mark.parametrize("content", ["x", [{"type": "text", "text": "x"}]])
-def test_a_prediction_is_not_ignored_in_silence(content: object) -> None:
+def test_a_prediction_is_part_of_the_call(content: object) -> None:
     sent = body(prediction={"type": "content", "content": content})
     for strict in (False, True):
         asked, warnings = chat.decode(sent, strict=strict)
-        assert ["prediction" in warning for warning in warnings] == [True]
-        assert chat.to_call(asked, {}, "chatcmpl-1") == call()
+        assert not warnings
+        assert chat.to_call(asked, {}, "chatcmpl-1") == replace(call(), prediction="x")
+
+
+@pytest.mark.parametrize(("speculation", "heard"), [("none", False), ("lookup", True), (None, True)])
+def test_a_prediction_is_not_ignored_in_silence(
+    speculation: Literal["none", "lookup"] | None, heard: bool
+) -> None:
+    asked = request(prediction={"type": "content", "content": "x"})
+    facts = ModelFacts("llama", 512, 4, options=TextOptions(speculation=speculation))
+    assert ["prediction" in warning for warning in chat.in_vain(asked, facts)] == ([] if heard else [True])
+    assert chat.in_vain(request(), facts) == []
 
 
 ASSISTANT = {"role": "assistant", "content": "It is"}

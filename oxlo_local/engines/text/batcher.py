@@ -11,7 +11,9 @@ A step has a budget of tokens. The rules, in order:
    image begins or ends: images are computed from rows, not from tokens, and never in one graph with tokens.
 5. An image that the model looks at as a whole is computed in one piece. One that is larger than the room waits until
    its sequence is the oldest prompt, and then has the step's prefill for itself.
-6. A prompt of which each row is wanted comes in pieces of `SCORED`: its rows are read one after another while everybody
+6. A guess of what comes next is checked in one piece with the token before it, and in one graph with those of the
+   same length only: with streams, libllama cuts a batch into one graph per different count anyway.
+7. A prompt of which each row is wanted comes in pieces of `SCORED`: its rows are read one after another while everybody
    waits, and libllama keeps memory for as many rows (a vocabulary wide each) as it was ever asked for at once.
 
 This file knows nothing of llama.cpp, calls or time.
@@ -39,6 +41,7 @@ class Work:
     image: bool = False  # what comes next is rows of an image, up to `stop`
     whole: bool = False  # all of them, or none
     lag: int = 0  # by how many positions its next token lies before its number
+    guess: int = 0  # tokens guessed behind its next one
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +57,9 @@ class Piece:
 
 
 def plan(works: Sequence[Work], *, batch: int, chunk: int) -> list[Piece]:
-    """The pieces of one step, sorted by slot. `works` are in order of arrival; `batch` >= number of works."""
-    counts: dict[int, int] = {work.slot: 1 for work in works if work.generating}
-    room = batch - len(counts)
+    """The pieces of one step, sorted by slot. `works` are in order of arrival; `batch` >= them and what they guess."""
+    counts: dict[int, int] = {work.slot: 1 + work.guess for work in works if work.generating}
+    room = batch - sum(counts.values())
     if counts:
         room = min(room, chunk)
     counts |= _share([work for work in works if not work.generating], room)
@@ -66,20 +69,25 @@ def plan(works: Sequence[Work], *, batch: int, chunk: int) -> list[Piece]:
 
 def graphs(pieces: Sequence[Piece], generating: Container[int], together: int) -> list[list[Piece]]:
     """The pieces that are computed at once. Fewer than `together` next tokens get a graph each (see measure.py), and so
-    does an image.
+    does an image; guesses share one with those of their length.
     """
-    images = [[piece] for piece in pieces if piece.image]
+    apart = [[piece] for piece in pieces if piece.image]
     tokens = [piece for piece in pieces if not piece.image]
+    guesses = [piece for piece in tokens if piece.count > 1 and piece.slot in generating]
+    if guesses:
+        tokens = [piece for piece in tokens if piece not in guesses]
+        counts = sorted({piece.count for piece in guesses})
+        apart += [[piece for piece in guesses if piece.count == count] for count in counts]
     alone = [piece for piece in tokens if piece.slot in generating]
     if not 1 < len(alone) < together:
-        return ([tokens] if tokens else []) + images
+        return ([tokens] if tokens else []) + apart
     prompts = [piece for piece in tokens if piece.slot not in generating]
-    return [[piece] for piece in alone] + ([prompts] if prompts else []) + images
+    return [[piece] for piece in alone] + ([prompts] if prompts else []) + apart
 
 
 def _piece(work: Work, count: int) -> Piece:
     outputs: Outputs = "last" if work.computed + count == work.length else "none"
-    outputs = "all" if work.every_logit else outputs
+    outputs = "all" if work.every_logit or work.guess else outputs
     return Piece(work.slot, work.computed, count, outputs, work.image, work.lag)
 
 

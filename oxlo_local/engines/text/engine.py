@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -51,12 +52,12 @@ from oxlo_local.engines.text.grammar import Grammars
 from oxlo_local.engines.text.intake import Intake, Reading
 from oxlo_local.engines.text.llama import CacheFull, DecodeFailed, Llama, Row
 from oxlo_local.engines.text.measure import fewest_together
-from oxlo_local.engines.text.output import TextOutput
 from oxlo_local.engines.text.prefix import Follow, Place, Slot
 from oxlo_local.engines.text.reading import Reader
 from oxlo_local.engines.text.sampling import Sampler, logprob, unscored
-from oxlo_local.engines.text.sequence import Request, Sequence
-from oxlo_local.engines.text.sight import View, open_sight
+from oxlo_local.engines.text.sequence import Request, Sequence, choices
+from oxlo_local.engines.text.sight import open_sight
+from oxlo_local.engines.text.speculation import open_speculation
 from oxlo_local.errors import OxloError, ServerError, UnsupportedValue
 
 AHEAD = 32  # cells of a unified cache that each running sequence should find free for its next tokens
@@ -91,7 +92,8 @@ class TextEngine:
         self._questions = Questions(self._llama, self._reader.prompt_of, self._reader.count)
         self._answered = False
         self._together = self._llama.options.together or fewest_together(self._llama, len(self._cache.slots))
-        self._arrivals = 0
+        self._speculation = open_speculation(self._llama, self._together)
+        self._arrivals = count()
         self._strayed = 0
         self._totals = _Totals()
         self.facts = ModelFacts(
@@ -106,7 +108,11 @@ class TextEngine:
             thinks=self._reader.thinks,
             thinking_knows=self._reader.thinking_knows,
             device=self._llama.device,
-            options=replace(self._llama.options, together=self._together),
+            options=replace(
+                self._llama.options,
+                together=self._together,
+                speculation="none" if self._speculation is None else self._llama.options.speculation,
+            ),
         )
 
     # -- the three verbs ----------------------------------------------------------------------------------------------
@@ -144,12 +150,16 @@ class TextEngine:
         for call, future in self._intake.arrived():
             self._enter(call, future)
         self._admit()
+        if self._speculation is not None:
+            self._speculation.propose(self._running.values())
         works = self._works()
         pieces = plan(works, batch=self._llama.options.batch or 1, chunk=self._llama.options.chunk or 1)
         generating = {work.slot for work in works if work.generating}
         with self._sight.crossing.step() if self._sight is not None and pieces else nullcontext():
             for graph in graphs(pieces, generating, self._together):
                 self._compute(self._still(graph))
+        for slot in self._speculation.settle() if self._speculation is not None else ():
+            self._cache.rewind(slot)
         if pieces:
             self._totals.steps += 1
             self._totals.seconds += time.monotonic() - begun
@@ -184,6 +194,8 @@ class TextEngine:
             steps=totals.steps,
             step_seconds=totals.seconds,
             preemptions=totals.preemptions,
+            guessed_tokens=0 if self._speculation is None else self._speculation.proposed,
+            accepted_tokens=0 if self._speculation is None else self._speculation.accepted,
         )
 
     def close(self) -> None:
@@ -203,8 +215,7 @@ class TextEngine:
     def _enter(self, call: TextCall, future: "Future[Reading]") -> None:
         try:
             reading = future.result()
-            prompts, guide = reading.prompts, reading.guide
-            outputs = [TextOutput(call.stop) for _ in range(len(prompts) * call.n)]
+            sequences = choices(reading, call, context=self._llama.context_length, arrivals=self._arrivals)
         except OxloError as error:
             self._up.append(Failed(call.id, error.code, error.message, error.param))
             return
@@ -212,27 +223,8 @@ class TextEngine:
             traceback.print_exc(file=sys.stderr)
             self._up.append(Failed(call.id, ServerError.code, f"the prompt could not be read: {error}"))
             return
-        request = Request(call, len(outputs), sum(len(prompt.tokens) for prompt in prompts))
-        self._requests[call.id] = request
-        for choice, output in enumerate(outputs):
-            prompt = prompts[choice // call.n]
-            room = self._llama.context_length - len(prompt.tokens)
-            sequence = Sequence(
-                request,
-                choice,
-                self._arrivals,
-                list(prompt.tokens),
-                len(prompt.tokens),
-                limit=room if call.max_tokens is None else min(call.max_tokens, room),
-                output=output,
-                channels=prompt.channels and prompt.channels(),
-                echo=prompt.text if call.echo else None,
-                guide=guide and guide.copy(),
-                images=[View(view.start, view.seen, view.image) for view in prompt.images],
-            )
-            sequence.begin()
-            self._arrivals += 1
-            self._waiting.append(sequence)
+        self._requests[call.id] = sequences[0].request
+        self._waiting += sequences
 
     def _admit(self) -> None:
         """Give slots to waiting sequences in order of arrival; one that follows another lets later ones pass."""
@@ -286,13 +278,12 @@ class TextEngine:
         self._running[slot.index] = sequence
         request = sequence.request
         if sequence.sampler is None:
-            prompt = sequence.tokens[: sequence.prompt_length]
             call = request.call
             sequence.sampler = Sampler(
                 self._llama,
                 call.sampling,
                 choice=sequence.choice,
-                prompt=prompt,
+                prompt=sequence.prompt,
                 alternatives=call.logprobs,
                 guide=sequence.guide,
             )
@@ -338,21 +329,25 @@ class TextEngine:
             return
         for piece in pieces:
             sequence = self._running[piece.slot]
-            self._cache.slots[piece.slot].tokens += sequence.tokens[piece.start : piece.start + piece.count]
-            if piece.count > 1 or not sequence.generated:
-                self._totals.prefill += piece.count
+            count = sequence.computed(piece)
+            if count > 1 or not sequence.generated:
+                self._totals.prefill += count
         for row in rows:
             self._draw(self._running.get(row.slot), row)
 
     def _decode(self, pieces: list[Piece]) -> list[Row]:
         if not pieces[0].image:
-            return self._llama.decode(pieces, lambda slot: self._running[slot].tokens)
+            return self._llama.decode(pieces, lambda slot: self._running[slot].ahead)
         (piece,) = pieces  # an image has a graph of its own
         return self._llama.decode_rows(piece, *self._running[piece.slot].rows(piece))
 
     def _make_room(self, pieces: list[Piece]) -> None:
-        """Free cells: an idle cache, else the youngest sequence's; the step is planned anew afterwards."""
-        if not self._cache.forget_oldest():
+        """Free cells: those for guesses, an idle cache, or the youngest sequence's."""
+        if any(self._running[piece.slot].guess for piece in pieces):
+            for piece in pieces:
+                self._running[piece.slot].guess = None
+            pieces = [Piece(piece.slot, piece.start, 1, "last", lag=piece.lag) for piece in pieces]
+        elif not self._cache.forget_oldest():
             youngest = max(self._running.values(), key=lambda sequence: sequence.arrival)
             if len(self._running) > 1:
                 self._preempt(youngest)
@@ -382,7 +377,7 @@ class TextEngine:
     # -- out ----------------------------------------------------------------------------------------------------------
 
     def _draw(self, sequence: Sequence | None, row: Row) -> None:
-        if sequence is None or sequence.sampler is None:
+        if sequence is None or sequence.sampler is None or not sequence.told_by(row):
             return
         call = sequence.request.call
         if sequence.scores_prompt and row.position < sequence.prompt_length - 1:
@@ -400,8 +395,7 @@ class TextEngine:
         if token in self._llama.eog:
             self._finish(sequence, "stop")
             return
-        sequence.tokens.append(token)
-        sequence.request.completion_tokens += 1
+        sequence.take(token)
         self._totals.generated += 1
         piece = self._llama.piece(token)
         if sequence.channels is not None:

@@ -17,10 +17,11 @@ INLINE = 16_384  # characters of prompt that are read within the step, about a m
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A call as the engine needs it: its prompts, and the guide that each choice gets a copy of."""
+    """A call as the engine needs it: its prompts, the guide that each choice gets a copy of, and the prediction."""
 
     prompts: list[Prompt]
     guide: Guide | None
+    prediction: list[int]
 
 
 class Intake:
@@ -54,7 +55,8 @@ class Intake:
     def _read(self, call: TextCall) -> Reading:
         prompts = self._reader.read(call)
         wanted = self._reader.wanted(call, prompts[0].text)
-        return Reading(prompts, None if wanted is None else self._grammars.guide(wanted))
+        guide = None if wanted is None else self._grammars.guide(wanted)
+        return Reading(prompts, guide, self._reader.prediction(call))
 
     def arrived(self) -> list[tuple[TextCall, "Future[Reading]"]]:
         """The calls that have been read since the last time; a future holds what was wrong with its call."""

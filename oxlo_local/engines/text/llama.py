@@ -100,7 +100,12 @@ class Llama(Weights):
             kv_type=asked.kv_type or "f16",
             flash_attention=asked.flash_attention,
             together=asked.together,
-            backend_sampling=gpu if asked.backend_sampling is None else asked.backend_sampling,
+            # A sampler in the graph draws one token, so that no guess can be checked.
+            backend_sampling=gpu and asked.speculation in (None, "none")
+            if asked.backend_sampling is None
+            else asked.backend_sampling,
+            speculation=asked.speculation or "none",
+            guesses=asked.guesses,
             chat_template=asked.chat_template,
             mmproj=asked.mmproj,
             allow_remote_media=asked.allow_remote_media,

@@ -70,7 +70,7 @@ class Reader:
         """Characters (or tokens) of prompt in a call; a turn counts as some, for the template's work on it."""
         chat = sum(TURN + weight(message) for message in call.messages or ())
         chat += sum(TURN + len(tool.parameters) + len(tool.description or "") for tool in call.tools)
-        return chat + sum(map(len, call.prompts or ())) + len(call.suffix or "")
+        return chat + sum(map(len, call.prompts or ())) + len(call.suffix or "") + len(call.prediction)
 
     def read(self, call: TextCall) -> list[Prompt]:
         """The prompts of a call. Raises OxloError for what the model cannot take."""
@@ -81,6 +81,14 @@ class Reader:
         if call.messages is not None:
             return [self._chat(call, call.messages)]
         return [self._completion(call, prompt) for prompt in call.prompts or ()]
+
+    def prediction(self, call: TextCall) -> list[int]:
+        """What the client thinks that the answer will be; none where nothing would be made of it."""
+        llama = self._llama
+        if not call.prediction or llama.options.speculation == "none":
+            return []
+        text = call.prediction[: llama.context_length * llama.longest_piece]
+        return llama.tokenize(text, special=False, add_special=False)[: llama.context_length]
 
     def prompt_of(self, call: TextCall) -> str:
         """What the model is given for a chat, as text, however long. Raises OxloError for what it cannot take."""

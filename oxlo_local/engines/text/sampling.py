@@ -75,6 +75,11 @@ class Sampler:
             else:
                 self._chain = chain(llama, sampling, seed % SEED_SPACE, prompt)
 
+    @property
+    def in_graph(self) -> bool:
+        """Whether the chain runs inside the graph."""
+        return self._attached is not None
+
     def attach(self, slot: int) -> None:
         """Put the chain into the graph of `slot` where this request's samplers have a backend form."""
         if self._for_backend and self._attached is None:

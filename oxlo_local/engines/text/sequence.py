@@ -6,6 +6,8 @@
 This file does no computing; the engine moves sequences through their states.
 """
 
+from collections.abc import Iterator
+from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -26,6 +28,9 @@ from oxlo_local.engines.text.batcher import Piece, Work
 from oxlo_local.engines.text.channels import Argued, Begun, Broken, Channels, Said, Spoken, Thought
 from oxlo_local.engines.text.eye import F32
 from oxlo_local.engines.text.grammar import Guide
+from oxlo_local.engines.text.guess import Guess, Lookup
+from oxlo_local.engines.text.intake import Reading
+from oxlo_local.engines.text.llama import Row
 from oxlo_local.engines.text.output import TextOutput
 from oxlo_local.engines.text.prefix import Follow, Slot
 from oxlo_local.engines.text.runs import I32, at, boundary, lag
@@ -43,11 +48,20 @@ class Request:
     completion_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    accepted_prediction: int = 0
+    rejected_prediction: int = 0
     started: bool = False
 
     @property
     def usage(self) -> Usage:
-        return Usage(self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.reasoning_tokens)
+        return Usage(
+            self.prompt_tokens,
+            self.completion_tokens,
+            self.cached_tokens,
+            self.reasoning_tokens,
+            self.accepted_prediction,
+            self.rejected_prediction,
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +78,9 @@ class Sequence:
     channels: Channels | None = None  # of an answer that is more than text
     guide: Guide | None = None  # of a constrained answer
     images: list[View] = field(default_factory=list)  # in its prompt
+    prediction: Tokens[int] = ()  # what its client thinks that the answer will be
+    lookup: Lookup | None = None  # made when it first guesses
+    guess: Guess | None = None  # of what comes behind its newest token, within one step
     sampler: Sampler | None = None  # made when the sequence first gets a slot
     slot: Slot | None = None
     follow: Follow | None = None
@@ -75,8 +92,22 @@ class Sequence:
     _unsaid_logprobs: list[TokenLogprob] = field(default_factory=list)
 
     @property
+    def prompt(self) -> list[int]:
+        return self.tokens[: self.prompt_length]
+
+    @property
     def generated(self) -> int:
         return len(self.tokens) - self.prompt_length
+
+    @property
+    def room(self) -> int:
+        """Tokens that may follow the next one."""
+        return self.limit - self.generated - 1
+
+    @property
+    def ahead(self) -> list[int]:
+        """Its tokens, and those it guesses."""
+        return self.tokens if self.guess is None else self.tokens + self.guess.tokens
 
     @property
     def generating(self) -> bool:
@@ -104,6 +135,7 @@ class Sequence:
             image=image,
             whole=image and whole,
             lag=lag(self.images, computed),
+            guess=0 if self.guess is None else len(self.guess.tokens),
         )
 
     def rows(self, piece: Piece) -> tuple[F32, I32 | None]:
@@ -113,6 +145,32 @@ class Sequence:
         here = piece.start - view.start
         positions = view.positions(piece.start, piece.count, view.start - piece.lag)
         return view.rows[here : here + piece.count], positions
+
+    def computed(self, piece: Piece) -> int:
+        """Note that a piece of it is in the cache; how many tokens that were, its guess aside."""
+        assert self.slot is not None
+        known = self.tokens[piece.start : piece.start + piece.count]
+        self.slot.tokens += known
+        if self.guess is not None:
+            self.guess.checked = True
+            if self.guess.predicted:
+                self.request.rejected_prediction += len(self.guess.tokens)
+        return len(known)
+
+    def take(self, token: int) -> None:
+        """The next token was drawn; one that was guessed is computed already."""
+        self.tokens.append(token)
+        self.request.completion_tokens += 1
+        if self.guess is None or self.slot is None or not self.guess.check(token):
+            return
+        self.slot.tokens.append(token)
+        if self.guess.predicted:
+            self.request.accepted_prediction += 1
+            self.request.rejected_prediction -= 1
+
+    def told_by(self, row: Row) -> bool:
+        """Whether a row tells its next token: rows behind a guess that was wrong tell nothing."""
+        return self.slot is not None and row.position < len(self.slot.tokens)
 
     def accept(self, token: int) -> bool:
         """Tell the guide of a constrained answer what was drawn; whether the answer is whole with it."""
@@ -190,3 +248,31 @@ class Sequence:
                 return CallBroken(id, self.choice, said.index, said.text, 0)
             case Spoken():
                 return Text(id, self.choice, said.text, 0)
+
+
+def choices(reading: Reading, call: TextCall, *, context: int, arrivals: Iterator[int]) -> list[Sequence]:
+    """The sequences of a call whose prompts were read, in order. Raises BadRequest for what is no stop string."""
+    prompts = reading.prompts
+    outputs = [TextOutput(call.stop) for _ in range(len(prompts) * call.n)]
+    request = Request(call, len(outputs), sum(len(prompt.tokens) for prompt in prompts))
+    found = []
+    for choice, output in enumerate(outputs):
+        prompt = prompts[choice // call.n]
+        room = context - len(prompt.tokens)
+        sequence = Sequence(
+            request,
+            choice,
+            next(arrivals),
+            list(prompt.tokens),
+            len(prompt.tokens),
+            limit=room if call.max_tokens is None else min(call.max_tokens, room),
+            output=output,
+            channels=prompt.channels and prompt.channels(),
+            echo=prompt.text if call.echo else None,
+            guide=reading.guide and reading.guide.copy(),
+            images=[View(view.start, view.seen, view.image) for view in prompt.images],
+            prediction=reading.prediction,
+        )
+        sequence.begin()
+        found.append(sequence)
+    return found

@@ -96,3 +96,26 @@ def test_a_plan_keeps_its_budget_and_moves_everybody_forward(
     assert all(piece.start + piece.count <= by_slot[piece.slot].length for piece in pieces)
     if len(decoding) < len(works):
         assert prefill > 0, "some prompt moves forward in every step"
+
+
+# -- guesses ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_guess_is_checked_with_its_token_and_every_row() -> None:
+    guessing = Work(0, 30, 31, 31, generating=True, guess=4)
+    plain = Work(1, 50, 51, 51, generating=True)
+    pieces = plan([guessing, plain], batch=64, chunk=16)
+    assert pieces == [Piece(0, 30, 5, "all"), Piece(1, 50, 1, "last")]
+
+
+def test_guesses_leave_less_room_for_prompts() -> None:
+    guessing = Work(0, 30, 31, 31, generating=True, guess=9)
+    prompt = Work(1, 0, 100, 100, generating=False)
+    assert sum(piece.count for piece in plan([guessing, prompt], batch=16, chunk=16)) == 16
+
+
+def test_guesses_of_one_length_share_a_graph() -> None:
+    pieces = [Piece(0, 9, 5, "all"), Piece(1, 9, 1, "last"), Piece(2, 9, 3, "all"), Piece(3, 9, 5, "all")]
+    prompt = Piece(4, 0, 7, "last")
+    cut = graphs([*pieces, prompt], {0, 1, 2, 3}, together=8)
+    assert cut == [[pieces[1], prompt], [pieces[2]], [pieces[0], pieces[3]]]

@@ -1,0 +1,203 @@
+"""What a sequence may say next, guessed without the model, and how many guessed tokens are worth checking.
+
+A guess is checked by computing all of it in one graph: the row of each token gives what the model itself draws behind
+it, and the guess holds as far as both agree. Nothing but the speed depends on it (engine.py).
+
+**Lookup.** Answers copy: a text that is corrected, code that is edited, names out of a document. So what followed the
+newest tokens when they last occurred, in the prompt or in the answer, is the guess. It may run into itself, as in
+LZ77: a loop repeats for as long as it is asked to. What a client predicts its answer to be lies in front of the prompt,
+behind a copy of the prompt's end: as if the model had answered so before.
+
+**Chance.** A match of m tokens is m times that copying came true. By Laplace's rule of succession the next token does
+with a chance of (m + 1) / (m + 2). What was guessed in vain counts against it, less and less as the text goes on: in
+JSON the keys repeat, and behind each stands something new.
+
+**Length.** With chance p, a guess of k tokens brings (1 - p^(k + 1)) / (1 - p) tokens on average, the one that the
+model draws behind it included. What it costs is measured (measure.py): next to nothing on a GPU, on a CPU much, since
+two rows take far longer there than one. It is worth that where the geometric mean of all sequences' speeds gains: one
+that is faster at the price of all others is no gain, and from some number of sequences on nothing is.
+
+This file knows nothing of llama.cpp, calls or time.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROWS = (2, 4, 8, 16, 32)  # of a sequence in a step that checks a guess: the guess, and the token before it
+SHORTEST = 2  # tokens of a match; one alone says too little
+SEARCHED = 16  # tokens of a match that candidates are compared by
+MOST_SEQUENCES = 16  # beyond that, guessing itself takes too long
+REFUSED = 8.0  # matching tokens that a guess in vain makes up for
+FORGOTTEN = 64  # tokens after which it counts half
+DRAFTED = 8  # matching tokens that a draft model's word is worth, before it is known
+WORTH = math.log(1.1)  # a tenth; less is lost in what nobody measures
+NOTHING = -(2**31)  # stands between two texts, where no token is
+
+
+class Trust:
+    """How far one kind of guess can be relied on in one sequence."""
+
+    def __init__(self) -> None:
+        self._refused = 0.0
+        self._length = 0
+
+    def chance(self, matched: int, length: int) -> float:
+        """That the next token is as guessed behind `matched` that were, now that the sequence has `length` tokens."""
+        self._refused *= 0.5 ** ((length - self._length) / FORGOTTEN)
+        self._length = length
+        return (matched + 1) / (matched + 2 + self._refused)
+
+    def learn(self, share: float) -> None:
+        """`share` (0 to 1) of a guess came true."""
+        self._refused = (self._refused + REFUSED) * (1 - share)
+
+
+@dataclass(slots=True)
+class Guess:
+    """Tokens that may come next. `accepted` of them, from the first on, turned out to be what the model draws."""
+
+    tokens: list[int]
+    trust: Trust
+    predicted: bool = False  # by the client
+    checked: bool = False  # it was computed
+    accepted: int = 0
+    missed: bool = False
+
+    def check(self, token: int) -> bool:
+        """Compare the next token with what was drawn; whether it is as guessed."""
+        if not self.missed and self.accepted < len(self.tokens) and self.tokens[self.accepted] == token:
+            self.accepted += 1
+        else:
+            self.missed = True
+        return not self.missed
+
+
+class Lookup:
+    """The tokens of one sequence, at first those of its prompt, and where they repeat."""
+
+    def __init__(self, prompt: Sequence[int], prediction: Sequence[int] = ()) -> None:
+        self.trust = Trust()
+        before = [*prompt[-SEARCHED:], *prediction, NOTHING] if prediction else []
+        self._before = len(before)
+        self._known: NDArray[np.int32] = np.array([*before, *prompt], np.int32)
+        self._length = len(self._known)
+        self._source = 0  # the token behind the match
+        self.matched = 0
+        """Tokens by which the end agrees with an earlier place."""
+
+    def follow(self, tokens: Sequence[int]) -> None:
+        """Take the tokens that the sequence has got since, and find where its end occurred last."""
+        for token in tokens[self._length - self._before :]:
+            if self._length == len(self._known):
+                self._known = np.concatenate([self._known, np.empty(self._length, np.int32)])
+            goes_on = self.matched > 0 and self._known[self._source] == token
+            self._known[self._length] = token
+            self._length += 1
+            self._source, self.matched = (self._source + 1, self.matched + 1) if goes_on else (0, 0)
+        if self.matched < SEARCHED:
+            self._search()
+
+    def _search(self) -> None:
+        known = self._known[: self._length]
+        ends = np.flatnonzero(known[:-1] == known[-1])
+        matched = 0
+        while len(ends):
+            matched, best = matched + 1, ends
+            if matched == SEARCHED:
+                break
+            ends = ends[ends >= matched]
+            ends = ends[known[ends - matched] == known[-1 - matched]]
+        if matched > self.matched:
+            self._source, self.matched = int(best[-1]) + 1, matched
+
+    def chance(self) -> float:
+        """That the next token is what followed then; 0 = there is nothing to go by."""
+        if self.matched < SHORTEST or self._known[self._source] < 0:
+            return 0.0
+        return self.trust.chance(self.matched, self._length)
+
+    def guess(self, length: int) -> Guess:
+        """What followed, `length` tokens of it at most; a text that ends there goes on no further."""
+        tokens: list[int] = self._known[self._source : min(self._source + length, self._length)].tolist()
+        for i in range(length - len(tokens)):
+            tokens.append(tokens[i])
+        end = next((place for place, token in enumerate(tokens) if token < 0), length)
+        return Guess(tokens[:end], self.trust, predicted=self._source < self._before)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of graphs by their rows: ascending, the first of one row. `together`: see batcher.graphs."""
+
+    seconds: Sequence[tuple[int, float]]
+    together: int
+    draft: float = 0.0  # seconds of a drafted token
+
+    def graph(self, rows: int) -> float:
+        """Seconds of a graph, between and beyond what was measured on straight lines."""
+        if rows <= 1 or len(self.seconds) < 2:
+            return self.seconds[0][1] * rows
+        above = next((i for i, (size, _) in enumerate(self.seconds) if size >= rows), len(self.seconds) - 1)
+        (low, fast), (high, slow) = self.seconds[above - 1], self.seconds[above]
+        return fast + (slow - fast) * (rows - low) / (high - low)
+
+    def plain(self, sequences: int) -> float:
+        """Seconds of the next tokens of so many sequences."""
+        return sequences * self.graph(1) if sequences < self.together else self.graph(sequences)
+
+    def drafts(self, sequences: int) -> float:
+        """Seconds of drafting one token for each of so many sequences."""
+        return self.draft * (sequences if sequences < self.together else 1)
+
+
+@dataclass(frozen=True)
+class Chance:
+    """A sequence's next guess: how likely each token is, and whether it has yet to be drafted."""
+
+    each: float
+    drafted: bool = False
+
+
+@dataclass
+class Choice:
+    """So many of the sequences, those with the best chances, guess `length` tokens each."""
+
+    sequences: int = 0
+    length: int = 0
+    gain: float = WORTH
+
+
+def expected(chance: float, length: int) -> float:
+    """Tokens that a step brings on average, with a guess of `length`."""
+    return length + 1.0 if chance >= 1 else (1 - chance ** (length + 1)) / (1 - chance)
+
+
+def choose(chances: Sequence[Chance], sequences: int, costs: Costs, *, rows: int) -> Choice:
+    """Who guesses how far, of `sequences` that generate. `chances` descend; `rows` = those that a step has room for."""
+    usual, best = costs.plain(sequences), Choice()
+    for guessing in range(1, len(chances) + 1):
+        drafted = costs.drafts(sum(chance.drafted for chance in chances[:guessing]))
+        others = costs.plain(sequences - guessing)
+        for each in ROWS:
+            if guessing * each > rows:
+                break
+            seconds = others + costs.graph(guessing * each) + (each - 1) * drafted
+            gain = sum(math.log(expected(chance.each, each - 1)) for chance in chances[:guessing])
+            gain -= sequences * math.log(seconds / usual)
+            if gain > best.gain:
+                best = Choice(guessing, each - 1, gain)
+    return best
+
+
+def most_sequences(costs: Costs, *, rows: int) -> int:
+    """Up to how many sequences a guess may pay at all: with more of them, the best of guesses would not."""
+    paying = (
+        count
+        for count in range(MOST_SEQUENCES, 0, -1)
+        if choose([Chance(1.0)] * count, count, costs, rows=rows).length
+    )
+    return next(paying, 0)
