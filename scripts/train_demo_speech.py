@@ -3,6 +3,7 @@
 
     scripts/train_demo_speech.py                  all steps: data, train, export, eval (two hours on two cores)
     scripts/train_demo_speech.py eval             the score of the committed folder on held-out voices and sentences
+    scripts/train_demo_speech.py recordings       some recordings of the examination for tests that have no espeak-ng
     scripts/train_demo_speech.py --check-overlap  shows that no held-out sentence or voice was trained on
 
 A run that was stopped goes on from its checkpoint in --work when started again: the same command, the same result.
@@ -21,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
 STEPS = ("data", "train", "export", "eval")
+OTHER_STEPS = ("sentences", "recordings")
 SEED = 20261123
 SHARD = 1000  # windows a file
 ALLOWED_WER = 0.10
@@ -35,7 +37,7 @@ def arguments() -> argparse.Namespace:
         "steps",
         nargs="*",
         metavar="STEP",
-        help=f"of {', '.join(STEPS)}, sentences (prints samples); default: all four",
+        help=f"of {', '.join(STEPS)}, sentences (prints samples), recordings; default: all four",
     )
     parser.add_argument(
         "--windows", type=int, default=120_000, help="windows to train on in all (default 120000)"
@@ -58,6 +60,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--each", type=int, default=20, help="recordings for each held-out voice (default 20)"
     )
+    parser.add_argument(
+        "--recordings",
+        type=Path,
+        default=ROOT / "tests" / "recordings" / "demo_speech",
+        help="folder of the step recordings",
+    )
     parser.add_argument("--faults", action="store_true", help="print every recording that was misheard")
     parser.add_argument(
         "--check-overlap",
@@ -66,8 +74,8 @@ def arguments() -> argparse.Namespace:
     )
     given = parser.parse_args()
     for step in given.steps:
-        if step not in (*STEPS, "sentences"):
-            parser.error(f"unknown step {step!r}: choose from {', '.join((*STEPS, 'sentences'))}")
+        if step not in (*STEPS, *OTHER_STEPS):
+            parser.error(f"unknown step {step!r}: choose from {', '.join((*STEPS, *OTHER_STEPS))}")
     return given
 
 
@@ -195,6 +203,10 @@ def main() -> int:
     steps = given.steps or STEPS
     if "sentences" in steps:
         print_sentences(given.seed)
+    if "recordings" in steps:
+        from demo_speech.recordings import write_recordings
+
+        write_recordings(given.recordings, given.seed)
     if "data" in steps:
         make_data(given, data)
     if "train" in steps:

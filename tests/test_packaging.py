@@ -90,5 +90,5 @@ def test_the_wheel_has_the_catalogue_the_demo_model_and_the_licence(tmp_path: Pa
         assert archive.read("oxlo_local/models.toml") == (ROOT / "models.toml").read_bytes()
     assert any(name.endswith("licenses/LICENSE") for name in files)
     assert not any(name.startswith(("tests/", "scripts/")) for name in files)
-    for model in (ROOT / "oxlo_local" / "embedded").glob("*.gguf"):
-        assert f"oxlo_local/embedded/{model.name}" in files
+    for file in filter(Path.is_file, (ROOT / "oxlo_local" / "embedded").rglob("*")):
+        assert file.relative_to(ROOT).as_posix() in files

@@ -27,7 +27,7 @@ def noise(rng: np.random.Generator, size: int) -> Sound:
         made = made + made.std() * rng.uniform(0.3, 2.0) * np.sin(2 * np.pi * hum * time)
     if rng.random() < 0.2:
         made = made * (1 + rng.uniform(0.2, 0.9) * np.sin(2 * np.pi * rng.uniform(0.3, 6.0) * time))
-    return (made / (np.sqrt(np.mean(made**2)) + 1e-9)).astype(np.float32)
+    return np.asarray(made / (np.sqrt(np.mean(made**2)) + 1e-9), np.float32)
 
 
 def echoed(rng: np.random.Generator, sound: Sound) -> Sound:
@@ -67,8 +67,7 @@ def travelled(rng: np.random.Generator, sound: Sound) -> Sound:
     speaking = sound[np.abs(sound) > 0.01]
     loudness = np.sqrt(np.mean(speaking**2)) if len(speaking) else 0.05
     if rng.random() < 0.75:
-        sound = sound + noise(rng, len(sound)) * (loudness * 10 ** (-rng.uniform(6, 40) / 20)).astype(
-            np.float32
-        )
+        below = rng.uniform(6, 40)
+        sound = sound + noise(rng, len(sound)) * np.float32(loudness * 10 ** (-below / 20))
     peak = float(np.abs(sound).max())
     return (sound * (10 ** rng.uniform(-1.5, 0.0) / max(peak, 1e-4))).astype(np.float32)

@@ -90,7 +90,7 @@ class Espeak:
 
     def _take(self, samples: object, count: int, events: object) -> int:
         if samples and count:
-            self._sound.append(np.ctypeslib.as_array(samples, (count,)).copy())  # type: ignore[call-overload]
+            self._sound.append(np.ctypeslib.as_array(samples, (count,)).copy())
         at = 0
         while events[at].type != LIST_END:  # type: ignore[index]
             event = events[at]  # type: ignore[index]
@@ -108,7 +108,7 @@ class Espeak:
         self._sound, self._events = [], []
         text = sentence.encode()
         self._library.espeak_Synth(text, len(text) + 1, 0, POS_CHARACTER, 0, CHARS_UTF8, None, None)
-        sound = np.concatenate(self._sound).astype(np.float32) / 32768
+        sound = np.concatenate(self._sound).astype(np.float32) / np.float32(32768)
         return Utterance(resampled(sound, self._rate, RATE), *timed(sentence, self._events, self._rate))
 
 

@@ -68,11 +68,8 @@ def lesson(rng: random.Random, vocabulary: Vocabulary, heard: Heard, prompt: Seq
     given = [
         rng.choice(words) if token in words and rng.random() < WRONG_WORD_SHARE else token for token in given
     ]
-    looks = (
-        [None] * (len(given) - len(said)) + [look for _, look in said]
-        if heard.sentences
-        else [None] * len(given)
-    )
+    looks = [look for _, look in said] if heard.sentences else []
+    looks = [None] * (len(given) - len(looks)) + looks
     before = [vocabulary.previous, *prompt] if prompt else []
     return Lesson(before + given, [IGNORED] * len(before) + due, [None] * len(before) + looks)
 

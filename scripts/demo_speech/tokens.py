@@ -66,10 +66,15 @@ class Vocabulary:
         self.tokenizer = build_tokenizer()
         self.size: int = self.tokenizer.get_vocab_size()
         self.end, self.start, self.no_speech, self.previous, self.no_timestamps = (
-            self.tokenizer.token_to_id(text) for text in (END, START, NO_SPEECH, PREVIOUS, NO_TIMESTAMPS)
+            self._id(text) for text in (END, START, NO_SPEECH, PREVIOUS, NO_TIMESTAMPS)
         )
-        self.english = self.tokenizer.token_to_id(ENGLISH)
-        self.words = {word: self.tokenizer.token_to_id(f"Ġ{word}") for word in WORDS}
+        self.english = self._id(ENGLISH)
+        self.words = {word: self._id(f"Ġ{word}") for word in WORDS}
+
+    def _id(self, text: str) -> int:
+        token = self.tokenizer.token_to_id(text)
+        assert token is not None, f"the tokenizer has no {text}"
+        return token
 
     def stamp(self, seconds: float) -> int:
         """The timestamp token nearest to a time within the window."""
