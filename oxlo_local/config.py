@@ -59,6 +59,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = []
     strict: Annotated[bool, about("refuse unknown request fields instead of naming them in a header")] = False
     max_body_bytes: Annotated[Count, about("largest JSON body; a longer one is a 413")] = 64 * 1024 * 1024
+    max_upload_bytes: Annotated[
+        Count, about("largest form with a file, which goes to the disk as it comes; a longer one is a 413")
+    ] = 2 * 1024 * 1024 * 1024
 
     choices_max: Annotated[
         Annotated[int, Meta(ge=1, le=128)], about("largest n of a request; more is a 400")
@@ -194,6 +197,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.config.parent / "models.toml"
 
     @property
+    def uploads_dir(self) -> Path:
+        """A folder for each living instance, with the files of its running requests."""
+        return self.home / "uploads"
+
+    @property
     def chat_history(self) -> Path:
         """The questions of `oxlo chat --history`."""
         return self.home / "chat_history"
@@ -201,7 +209,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def content_paths(self) -> tuple[Path, ...]:
         """What may hold the words of users: `oxlo purge` removes these, and nothing else of ours may hold any."""
-        return (self.home / "outputs", self.home / "uploads", self.replays_dir, self.chat_history)
+        return (self.home / "outputs", self.uploads_dir, self.replays_dir, self.chat_history)
 
     def make_home(self) -> None:
         """Create the data folder, for this user's eyes only.

@@ -44,6 +44,7 @@ from oxlo_local.ledger import Ledger
 from oxlo_local.metrics import Metrics
 from oxlo_local.replays import Replays
 from oxlo_local.store import Store
+from oxlo_local.uploads import Uploads
 from oxlo_local.workers.supervisor import Fleet
 
 SWEEP_SECONDS = 5.0
@@ -128,6 +129,8 @@ class House:
         self.inference = Inference(self.catalogue, ledger, self.fleet)
         self.ledger = ledger
         self.replays = Replays(db, ledger.instance_id, settings)
+        self.uploads = Uploads(settings.uploads_dir, ledger.instance_id, settings.locks_dir)
+        self.uploads.sweep()
         self.admin_token = secrets.token_urlsafe(32)
         self.draining = False
         self.rehearsed = False
@@ -142,6 +145,7 @@ class House:
             keys=keys,
             ledger=ledger,
             replays=self.replays,
+            uploads=self.uploads,
             db=db,
             metrics=metrics,
             admin_token=self.admin_token,
@@ -172,6 +176,7 @@ class House:
             for task in watching:
                 task.cancel()
             await asyncio.wait([serving, *watching])
+            self.uploads.close()
 
     def missing(self) -> list[str]:
         """What readiness still waits for, a line each; empty = ready."""
@@ -238,6 +243,7 @@ class House:
             try:
                 await self.ledger.sweep()
                 await self.replays.tidy()
+                await asyncio.to_thread(self.uploads.sweep)
             except LedgerUnavailable as error:
                 logger.error("the ledger cannot be swept: %s", error)
 

@@ -54,6 +54,7 @@ MAP: tuple[tuple[str, tuple[str, ...]], ...] = (
             "verify.py",
             "claims.py",
             "replays.py",
+            "uploads.py",
             "instance.py",
             "db.py",
             "wal.py",

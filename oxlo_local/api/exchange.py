@@ -18,6 +18,7 @@ from oxlo_local.ledger import Entry, Ledger
 from oxlo_local.metrics import Metrics
 from oxlo_local.protocol.dialect import OPENAI, Dialect
 from oxlo_local.replays import Replays
+from oxlo_local.uploads import Uploads
 from oxlo_local.workers.supervisor import Fleet
 
 SANE_ID = re.compile(
@@ -46,6 +47,7 @@ class State:
     keys: Keys
     ledger: Ledger
     replays: Replays
+    uploads: Uploads
     db: Database
     metrics: Metrics
     admin_token: str

@@ -1,4 +1,4 @@
-"""Frames between parent and child: a 4-byte length, then one msgpack message of `calls.py`.
+"""Frames between parent and child: a 4-byte length, then one msgpack message of `calls`.
 
 Sans I/O: `pack` makes bytes and `Frames` takes them apart again, whatever the pieces a pipe delivers. The two ends do
 their own reading and writing (asyncio in the parent, `os.read` and `os.write` in the child).

@@ -32,6 +32,7 @@ from oxlo_local.metrics import Metrics
 from oxlo_local.random_model import Shape, write
 from oxlo_local.replays import Replays
 from oxlo_local.server import ledger_of, listen, url_of
+from oxlo_local.uploads import Uploads
 from oxlo_local.workers.supervisor import Fleet, WorkerSpec
 from tests.conftest import RunningServer, await_ready, launch
 
@@ -127,6 +128,7 @@ class Site:
             keys=self.keys,
             ledger=ledger,
             replays=Replays(db, ledger.instance_id, self.settings),
+            uploads=Uploads(self.settings.uploads_dir, ledger.instance_id, self.settings.locks_dir),
             db=db,
             metrics=Metrics(self.fleet.status),
             admin_token=ADMIN_TOKEN,
