@@ -108,7 +108,7 @@ class Account:
         most = self.limits.concurrency
         if most is None:
             return None
-        sql = "SELECT count(*) FROM entries WHERE key_id = ? AND status = 'open'"
+        sql = "SELECT count(*) FROM entries INDEXED BY entries_open WHERE key_id = ? AND status = 'open'"
         (running,) = self.connection.execute(sql, (self.key_id,)).fetchone()
         return Standing("concurrency", most, max(0, most - running), None)
 

@@ -224,8 +224,11 @@ class _Writer(threading.Thread):
         try:
             self._refuse_another_file()
             self._connection.execute("BEGIN IMMEDIATE")
-            for write in batch:
-                self._perform(write)
+            if len(batch) == 1:  # stands or falls with the transaction
+                batch[0].result = batch[0].work(self._connection)
+            else:
+                for write in batch:
+                    self._perform(write)
             self._connection.execute("COMMIT")
         except Exception as error:
             if self._connection.in_transaction:

@@ -98,6 +98,8 @@ class Outcome:
     completion_tokens: int | None = None
     reasoning_tokens: int | None = None
     audio_seconds: float | None = None
+    language: str | None = None  # of the audio
+    real_time_factor: float | None = None  # seconds of audio for each second of work
     images: int | None = None
     steps: int | None = None
     queue_ms: float | None = None
@@ -117,7 +119,8 @@ _CLOSE: Final = (
     + " WHERE id = ? AND status = 'open'"
 )
 _REFUND_CRASHED: Final = (
-    "UPDATE entries SET status = 'refunded', reason = ?, closed_ms = ? WHERE instance = ? AND status = 'open'"
+    "UPDATE entries INDEXED BY entries_open SET status = 'refunded', reason = ?, closed_ms = ?"
+    " WHERE instance = ? AND status = 'open'"
 )
 
 
@@ -351,6 +354,5 @@ class Ledger:
 
 
 def _instances_with_open_rows(connection: Connection) -> set[str]:
-    return {
-        row[0] for row in connection.execute("SELECT DISTINCT instance FROM entries WHERE status = 'open'")
-    }
+    sql = "SELECT DISTINCT instance FROM entries INDEXED BY entries_open WHERE status = 'open'"
+    return {row[0] for row in connection.execute(sql)}
