@@ -104,6 +104,15 @@ TABLE = {
     ),
     "part-image": said(
         {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
+        "messages[0].content[0].image_url.url",
+    ),
+    "part-image-of-no-kind": said(
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:text/html;base64,eA=="}}]},
+        "messages[0].content[0].image_url.url",
+        LATER,
+    ),
+    "part-image-of-the-model": said(
+        {"role": "assistant", "content": [{"type": "image_url", "image_url": {"url": "https://a.b/c.png"}}]},
         "messages[0].content[0].type",
         LATER,
     ),
