@@ -103,19 +103,35 @@ class _Times:
     def outcome(self, stream: Stream, code: str | None) -> Outcome:
         """What is known of the call now."""
         usage = stream.terminal.usage if stream.terminal is not None else Usage()
+        audio = usage.audio_seconds or (stream.heard.of if stream.heard is not None else None)
+        total = self._since_opened(time.monotonic())
+        queue = self._since_opened(stream.started_at)
         return Outcome(
             prompt_tokens=max(usage.prompt_tokens, stream.prompt_tokens),
             cached_tokens=max(usage.cached_tokens, stream.cached_tokens),
             completion_tokens=max(usage.completion_tokens, stream.completion_tokens),
             reasoning_tokens=usage.reasoning_tokens,
-            queue_ms=self._since_opened(stream.started_at),
+            audio_seconds=audio,
+            language=usage.language or None,
+            real_time_factor=real_time_factor(stream.terminal, total, queue),
+            queue_ms=queue,
             first_output_ms=self._since_opened(stream.first_output_at),
-            total_ms=self._since_opened(time.monotonic()),
+            total_ms=total,
             error_code=code,
         )
 
     def _since_opened(self, moment: float | None) -> float | None:
         return None if moment is None else round((moment - self.opened) * 1000, 3)
+
+
+def real_time_factor(
+    terminal: Done | Failed | None, total_ms: float | None, queue_ms: float | None
+) -> float | None:
+    """Seconds of audio for each second of work on it; None where no whole file was transcribed."""
+    if not isinstance(terminal, Done) or not terminal.usage.audio_seconds or total_ms is None:
+        return None
+    worked_ms = max(1.0, total_ms - (queue_ms or 0.0))
+    return round(terminal.usage.audio_seconds * 1000 / worked_ms, 3)
 
 
 class Inference:

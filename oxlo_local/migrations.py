@@ -262,4 +262,13 @@ OPEN_ROWS = Step(
     ),
 )
 
-STEPS: tuple[Step, ...] = (KEYS, ENTRIES, LIMITS, CLAIMS, PEPPER, OPEN_ROWS)
+HEARD = Step(
+    7,
+    "what was heard in a file",
+    (
+        "ALTER TABLE entries ADD COLUMN language TEXT",
+        "ALTER TABLE entries ADD COLUMN real_time_factor REAL",
+    ),
+)
+
+STEPS: tuple[Step, ...] = (KEYS, ENTRIES, LIMITS, CLAIMS, PEPPER, OPEN_ROWS, HEARD)

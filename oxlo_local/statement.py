@@ -75,6 +75,8 @@ class Row:
     completion_tokens: int | None
     reasoning_tokens: int | None
     audio_seconds: float | None
+    language: str | None
+    real_time_factor: float | None
     images: int | None
     steps: int | None
     queue_ms: float | None

@@ -31,7 +31,16 @@ from oxlo_local.errors import (
     UnsupportedValue,
     WorkerLost,
 )
-from oxlo_local.inference import Caller, Closing, Inference, RequestFacts, Run, closing, price_list
+from oxlo_local.inference import (
+    Caller,
+    Closing,
+    Inference,
+    RequestFacts,
+    Run,
+    closing,
+    price_list,
+    real_time_factor,
+)
 from oxlo_local.keys import Keys
 from oxlo_local.ledger import Ledger
 from oxlo_local.limits import UNLIMITED, Budget, Limits, version_of
@@ -481,3 +490,20 @@ def test_the_price_version_changes_with_a_price_and_with_nothing_else() -> None:
 
     assert version("0.0010") == version("0.001", title="other")
     assert version("0.0010") != version("0.0011")
+
+
+@pytest.mark.parametrize(
+    ("terminal", "total", "queue", "factor"),
+    [
+        (Done("a", Usage(audio_seconds=60.0)), 3000.0, 1000.0, 30.0),
+        (Done("a", Usage(audio_seconds=60.0)), 2000.0, None, 30.0),
+        (Done("a", Usage(audio_seconds=0.25)), 0.1, 0.1, 250.0),
+        (Done("a", Usage(10, 5)), 3000.0, 1000.0, None),
+        (Failed("a", "cancelled", "", None, Usage(audio_seconds=60.0)), 3000.0, 0.0, None),
+        (None, 3000.0, 0.0, None),
+    ],
+)
+def test_a_real_time_factor_is_audio_by_work(
+    terminal: Done | Failed | None, total: float, queue: float | None, factor: float | None
+) -> None:
+    assert real_time_factor(terminal, total, queue) == factor

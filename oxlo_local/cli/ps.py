@@ -1,5 +1,6 @@
 """`oxlo ps`: the workers of a running server, one line each."""
 
+from datetime import timedelta
 from typing import Annotated
 
 import msgspec
@@ -9,6 +10,14 @@ from rich.table import Table
 
 from oxlo_local.calls import Gauges, ModelFacts
 from oxlo_local.config import load
+
+
+class File(Struct, frozen=True):
+    """A file that is being transcribed: the id of its entry, how far it is, and its length where that is known."""
+
+    call: str
+    seconds: float
+    of: float | None
 
 
 class Worker(Struct, frozen=True):
@@ -25,6 +34,7 @@ class Worker(Struct, frozen=True):
     loaded: float
     waiting: int
     running: int
+    files: list[File] = []
 
 
 class _Workers(Struct, frozen=True):
@@ -40,7 +50,8 @@ def ps(
 ) -> None:
     """Show the running models.
 
-    State, process, memory, requests and KV cache of each, as of its worker's last pong.
+    State, process, memory, requests and KV cache of each, as of its worker's last pong; how far each file is that is
+    being transcribed.
 
     Example: oxlo ps --json
     """
@@ -61,8 +72,18 @@ def ps(
     stdout = console()
     stdout.print(table(workers), markup=False)
     for worker in workers:
+        for file in worker.files:
+            stdout.print(f"{worker.model}: {progress(file)}", markup=False)
         if worker.last_error:
             stdout.print(f"{worker.model}: {worker.last_error}", markup=False)
+
+
+def progress(file: File) -> str:
+    """How far a file is: `e_1m83sv1v3nhjss4hs33p 0:12:30 of 1:00:00 (21%)`."""
+    heard = f"{file.call} {timedelta(seconds=int(file.seconds))}"
+    return (
+        f"{heard} of {timedelta(seconds=int(file.of))} ({file.seconds / file.of:.0%})" if file.of else heard
+    )
 
 
 def table(workers: list[Worker]) -> Table:

@@ -1,7 +1,8 @@
 """The events of one call on the parent's side: bounded, in order, with exactly one terminal event.
 
 The pipe never waits for a reader: when a client reads more slowly than the model writes, its unread pieces of text are
-joined (per choice), so that a slow reader slows only itself and costs no more than the text it has yet to read.
+joined (per choice), so that a slow reader slows only itself and costs no more than the text it has yet to read. Of what
+says how far a file has been heard, only the last is kept for it.
 """
 
 import asyncio
@@ -18,6 +19,8 @@ from oxlo_local.calls import (
     Event,
     Failed,
     Finished,
+    Heard,
+    Language,
     Output,
     Reasoning,
     Started,
@@ -44,6 +47,7 @@ class Stream:
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.completion_tokens = 0
+        self.heard: Heard | None = None
         self._cancel = cancel
         self._unread: deque[Event] = deque()
         self._bound = UNREAD_MAX
@@ -63,6 +67,10 @@ class Stream:
             self.cached_tokens = event.cached_tokens
         elif isinstance(event, Done | Failed):
             self.terminal = event
+        elif isinstance(event, Language):
+            self.heard = Heard(event.id, 0.0, event.seconds)
+        elif isinstance(event, Heard):
+            self.heard = event
         elif self.first_output_at is None:
             self.first_output_at = now
         if isinstance(event, Output):
@@ -107,7 +115,10 @@ class Stream:
 
 
 def joined(events: deque[Event]) -> deque[Event]:
-    """The same events with each choice's neighbouring pieces of one kind made one; order within a choice is kept."""
+    """The same events with each choice's neighbouring pieces of one kind made one; order within a choice is kept.
+
+    Of several `Heard` only the last is left.
+    """
     result: deque[Event] = deque()
     pieces: dict[int, list[Piece]] = {}
 
@@ -116,7 +127,8 @@ def joined(events: deque[Event]) -> deque[Event]:
         if run:
             result.append(one_of(run))
 
-    for event in events:
+    heard = [event for event in events if isinstance(event, Heard)][-1:]
+    for event in (event for event in events if not isinstance(event, Heard) or event is heard[0]):
         if isinstance(event, Text | Reasoning | CallArguments):
             run = pieces.get(event.choice)
             if run and not continues(run[0], event):

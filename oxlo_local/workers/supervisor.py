@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -68,6 +68,15 @@ class WorkerSpec:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far a file has been transcribed, in seconds; `of` is its length where known, `call` the entry's id."""
+
+    call: str
+    seconds: float
+    of: float | None
+
+
+@dataclass(frozen=True)
 class WorkerStatus:
     """A worker as of its last pong. `rss_bytes` is 0 and `facts` None while there is no process that told them."""
 
@@ -82,6 +91,7 @@ class WorkerStatus:
     loaded: float  # 0 to 1
     waiting: int
     running: int
+    files: tuple[Progress, ...] = ()
 
 
 @dataclass
@@ -421,7 +431,14 @@ class Fleet:
             loaded=child.loaded if child is not None else 0.0,
             waiting=lane.calls() - len(lane.running),
             running=len(lane.running),
+            files=tuple(self._files_of(lane)),
         )
+
+    def _files_of(self, lane: Lane) -> Iterator[Progress]:
+        for id in lane.running:
+            stream = self._streams.get(id)
+            if stream is not None and stream.heard is not None:
+                yield Progress(id, stream.heard.seconds, stream.heard.of)
 
 
 def slots_of(call: Call) -> int:

@@ -6,6 +6,7 @@ import re
 from typer.testing import CliRunner
 
 from oxlo_local.cli import app
+from oxlo_local.cli.ps import File, progress
 from tests.conftest import RunningServer
 
 
@@ -25,3 +26,8 @@ def test_json_has_everything(server: RunningServer) -> None:
     (worker,) = json.loads(run(server, "--json"))
     assert worker["model"] == server.model and worker["state"] == "ready"
     assert worker["facts"]["parallel"] == 4 and worker["restarts"] == 0
+
+
+def test_how_far_a_file_is() -> None:
+    assert progress(File("e_1", 750.4, 3600.0)) == "e_1 0:12:30 of 1:00:00 (21%)"
+    assert progress(File("e_1", 750.4, None)) == "e_1 0:12:30"

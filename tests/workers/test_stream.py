@@ -2,7 +2,19 @@
 
 import asyncio
 
-from oxlo_local.calls import Done, Event, Failed, Finished, Started, Text, TokenLogprob, Usage
+from oxlo_local.calls import (
+    Done,
+    Event,
+    Failed,
+    Finished,
+    Heard,
+    Language,
+    Segment,
+    Started,
+    Text,
+    TokenLogprob,
+    Usage,
+)
 from oxlo_local.workers.stream import UNREAD_MAX, Stream
 
 
@@ -84,3 +96,33 @@ async def test_cancel_tells_once_and_wakes_the_reader() -> None:
     stream.push(Failed("a", "cancelled", ""), 1.0)
     stream.push(Done("a", Usage()), 1.0)
     assert (stream.first_output_at, stream.completion_tokens, stream.terminal) == (None, 0, None)
+
+
+async def test_what_says_how_far_a_file_is_heard_is_no_output() -> None:
+    stream, _ = new()
+    stream.push(Language("a", "en", 0.9, 60.0), 1.0)
+    assert stream.heard == Heard("a", 0.0, 60.0)
+    stream.push(Heard("a", 12.5, 60.0), 2.0)
+    assert stream.heard == Heard("a", 12.5, 60.0) and stream.first_output_at is None
+    stream.push(segment(0), 3.0)
+    assert stream.first_output_at == 3.0
+
+
+async def test_a_slow_reader_is_told_how_far_a_file_is_now_and_every_segment() -> None:
+    stream, _ = new()
+    for number in range(UNREAD_MAX):
+        stream.push(segment(number), 0.0)
+        stream.push(Heard("a", number, None), 0.0)
+    stream.push(Done("a", Usage()), 0.0)
+    events = await read(stream)
+    assert [event for event in events if isinstance(event, Segment)] == [
+        segment(n) for n in range(UNREAD_MAX)
+    ]
+    assert (
+        sum(isinstance(event, Heard) for event in events) < UNREAD_MAX
+        and Heard("a", UNREAD_MAX - 1, None) in events
+    )
+
+
+def segment(index: int) -> Segment:
+    return Segment("a", index, index, index + 1.0, " x", [1], 0.0, 0.0, 1.0, 0.0)
