@@ -1,6 +1,6 @@
-"""What constrained decoding costs: a mask by itself, and the throughput of many clients with and without a schema.
+"""What schemas and tools cost: a mask by itself, and the throughput of many clients with and without them.
 
-    python scripts/bench_grammar.py [--vocab 151936] [--clients 16] [--tokens 48] [--rounds 3]
+    scripts/bench-grammar [--vocab 151936] [--clients 16] [--tokens 48] [--rounds 5]
 
 A model of random weights stands for a real one of its shape; it ends an answer once in a vocabulary, and the schema
 wants more than any answer here is long. Rounds are interleaved, the first of them is not counted, and no two loads
@@ -10,17 +10,35 @@ share a prompt.
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from oxlo_local.calls import Constraint, Done, Load, Sampling, TextCall, TextOptions
-from oxlo_local.engines.text.engine import TextEngine
-from oxlo_local.engines.text.grammar import Grammars
-from oxlo_local.engines.weights import Weights
-from oxlo_local.random_model import Shape, write
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from oxlo_local.calls import (  # noqa: E402  # after the path that leads to this checkout
+    Constraint,
+    Done,
+    Failed,
+    Load,
+    Message,
+    PromptCall,
+    Sampling,
+    Text,
+    TextCall,
+    TextOptions,
+    Tool,
+)
+from oxlo_local.engines.text.engine import TextEngine  # noqa: E402
+from oxlo_local.engines.text.grammar import Grammars  # noqa: E402
+from oxlo_local.engines.weights import Weights  # noqa: E402
+from oxlo_local.random_model import Shape, write  # noqa: E402
 
 TEXT = {"type": "string"}
 SCHEMA = {
@@ -48,6 +66,14 @@ SCHEMA = {
     "additionalProperties": False,
 }
 CONSTRAINT = Constraint("json_schema", json.dumps(SCHEMA), "response_format")
+GREEDY = Sampling(temperature=0)  # the cheapest draw, so that the rest shows most
+TEMPLATE = """{% if tools %}<|im_start|>system
+You may call functions: <tools>{% for tool in tools %}{{ tool | tojson }}{% endfor %}</tools>
+Answer with <tool_call>{"name": NAME, "arguments": OBJECT}</tool_call><|im_end|>
+{% endif %}{% for message in messages %}<|im_start|>{{ message.role }}
+{{ message.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -103,51 +129,101 @@ def masks(path: Path, tokens: int) -> None:
     weights.close()
 
 
-def round_of(
-    engine: TextEngine, clients: int, tokens: int, constraint: Constraint | None, number: int
-) -> float:
-    """Tokens a second of the clients' answers together."""
-    for client in range(clients):
+Asks = Callable[[int, int], TextCall]  # from the round's number and the client's
+
+
+def asks(constraint: Constraint | None, tokens: int) -> Asks:
+    """Completions of short prompts, all different, under a constraint or none."""
+
+    def ask(number: int, client: int) -> TextCall:
         prompt = [20 + client, *([100 + number] * 20)]
-        sampling = Sampling(temperature=0)  # the cheapest draw, so that the rest shows most
-        engine.submit(
-            TextCall(
-                f"{number}-{client}",
-                prompts=[prompt],
-                max_tokens=tokens,
-                sampling=sampling,
-                constraint=constraint,
-            )
+        return TextCall(
+            f"{number}-{client}", prompts=[prompt], max_tokens=tokens, sampling=GREEDY, constraint=constraint
         )
+
+    return ask
+
+
+def asks_with_tools(choice: Literal["auto", "required"], tokens: int) -> Asks:
+    """Chats with a function, which the model may call or has to."""
+    tool = Tool("note", json.dumps(SCHEMA), "Note a work.", strict=True)
+
+    def ask(number: int, client: int) -> TextCall:
+        said = [Message("user", f"{client} {number} " * 5)]
+        return TextCall(
+            f"{number}-{client}",
+            messages=said,
+            tools=[tool],
+            tool_choice=choice,
+            max_tokens=tokens,
+            sampling=GREEDY,
+        )
+
+    return ask
+
+
+def asks_rendered(engine: TextEngine, of: Asks, tokens: int) -> Asks:
+    """Completions of the very prompts that the chats of `of` come to."""
+
+    def ask(number: int, client: int) -> TextCall:
+        chat = of(number, client)
+        engine.submit(PromptCall(f"{chat.id}-prompt", chat))
+        prompts: list[str | list[int]] = []
+        while not prompts:
+            prompts += [event.text for event in engine.step() if isinstance(event, Text)]
+        return TextCall(chat.id, prompts=prompts, max_tokens=tokens, sampling=GREEDY)
+
+    return ask
+
+
+def round_of(engine: TextEngine, clients: int, ask: Asks, number: int) -> float:
+    """Tokens a second of the clients' answers together."""
+    calls = [ask(number, client) for client in range(clients)]
+    while engine.busy():
+        engine.step()
+    for call in calls:
+        engine.submit(call)
     begun, written = time.perf_counter(), 0
     while engine.busy():
         for event in engine.step():
             if isinstance(event, Done):
                 written += event.usage.completion_tokens
+            elif isinstance(event, Failed):
+                raise SystemExit(f"a call failed: {event.message}")
     return written / (time.perf_counter() - begun)
 
 
 def throughput(path: Path, clients: int, tokens: int, rounds: int) -> None:
-    """Tokens a second of all clients together, without and with the schema."""
-    options = TextOptions(ctx=512, parallel=clients, threads=1)
+    """Tokens a second of all clients together: each kind of answer beside the same load without it."""
+    options = TextOptions(ctx=2048, parallel=clients, threads=1, chat_template=TEMPLATE)
     engine = TextEngine(Load("text", "bench", str(path), options), lambda _: None)
-    free: list[float] = []
-    bound: list[float] = []
-    loads: list[tuple[list[float], Constraint | None]] = [(free, None), (bound, CONSTRAINT)]
+    may, must = asks_with_tools("auto", tokens), asks_with_tools("required", tokens)
+    free = asks_rendered(engine, may, tokens)
+    loads = {
+        "a schema": (asks(None, tokens), asks(CONSTRAINT, tokens)),
+        "a tool that may be called": (free, may),
+        "a tool that has to be called": (free, must),
+    }
+    speeds: dict[str, list[tuple[float, float]]] = {name: [] for name in loads}
     number = 0
     for counted in range(rounds + 1):
-        for speeds, constraint in loads if counted % 2 else reversed(loads):
-            speed = round_of(engine, clients, tokens, constraint, number)
-            number += 1
+        for name, (without, with_) in loads.items():
+            number += 2
+            order = ((0, without), (1, with_)) if counted % 2 else ((1, with_), (0, without))
+            pair = [0.0, 0.0]
+            for place, ask in order:
+                pair[place] = round_of(engine, clients, ask, number + place)
             if counted:
-                speeds.append(speed)
+                speeds[name].append((pair[0], pair[1]))
     engine.close()
-    ratios = [with_ / without for without, with_ in zip(free, bound, strict=True)]
-    print(
-        f"{clients} clients, {tokens} tokens each: {statistics.median(free):.1f} tok/s free, "
-        f"{statistics.median(bound):.1f} tok/s under a schema; ratios {', '.join(f'{each:.3f}' for each in ratios)}, "
-        f"median {statistics.median(ratios):.3f}"
-    )
+    print(f"{clients} clients, {tokens} tokens each, tokens/s of all together (bar: ratio >= 0.95)")
+    for name, pairs in speeds.items():
+        ratios = sorted(bound / plain for plain, bound in pairs)
+        plain, bound = (statistics.median(each) for each in zip(*pairs, strict=True))
+        print(
+            f"  {name:<30} {plain:6.1f} without, {bound:6.1f} with: "
+            f"{statistics.median(ratios):.3f} ({ratios[0]:.3f}-{ratios[-1]:.3f})"
+        )
 
 
 def main() -> None:
@@ -156,7 +232,7 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=151_936)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=48)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--width", type=int, default=512)
     asked = parser.parse_args()
