@@ -140,6 +140,7 @@ def shard_path(folder: Path, number: int) -> Path:
 def run_training(given: argparse.Namespace, data: Path, checkpoint: Path) -> None:
     """Trains, or goes on training, up to the windows given."""
     import torch
+    from demo_speech.grammar import WORDS
     from demo_speech.model import Shape, Whisper
     from demo_speech.tokens import Vocabulary
     from demo_speech.train import Plan, fast_bfloat16, train
@@ -149,7 +150,7 @@ def run_training(given: argparse.Namespace, data: Path, checkpoint: Path) -> Non
     torch.set_num_threads(given.threads or os.cpu_count() or 1)
     shards = [shard_path(data, number) for number in range(given.shards)]
     phonemes = phoneme_table(shards[0])
-    shape = Shape(Vocabulary().size, len(phonemes) + 1)
+    shape = Shape(Vocabulary().size, len(phonemes) + 1, len(WORDS) + 1)
     device = torch.device(kind)
     say(
         f"train: {Whisper(shape).parameter_count() / 1e6:.2f} M parameters on {kind}, {given.windows} windows"

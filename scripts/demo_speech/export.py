@@ -50,8 +50,7 @@ def write_folder(folder: Path, weights: dict[str, torch.Tensor], shape: Shape) -
         begin_suppress_tokens=[],
     )
     model = WhisperForConditionalGeneration(config)
-    exported = {name: tensor for name, tensor in weights.items() if not name.startswith("phoneme_head.")}
-    exported = {f"model.{name.removeprefix('model.')}": tensor.float() for name, tensor in exported.items()}
+    exported = {name: tensor.float() for name, tensor in weights.items() if name.startswith("model.")}
     exported["proj_out.weight"] = exported["model.decoder.embed_tokens.weight"]
     model.load_state_dict(exported)
     model.generation_config = GenerationConfig(

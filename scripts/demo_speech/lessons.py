@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .grammar import WORDS, is_held_out
@@ -94,50 +95,64 @@ def earlier_text(rng: random.Random, vocabulary: Vocabulary) -> list[int]:
 
 @dataclass(frozen=True)
 class Batch:
-    """mel (batch, 80, frames); given, due (batch, length); looks (batch, length, rows), a distribution or nothing;
-    phonemes (batch, rows)."""
+    """mel (batch, 80, frames); given, due (batch, length); before, looks (batch, length, rows): each row's share in the
+    word given and in the word due; phonemes, words (batch, rows): 0 where there is none."""
 
     mel: Tensor
     given: Tensor
     due: Tensor
+    before: Tensor
     looks: Tensor
     phonemes: Tensor
+    words: Tensor
+
+
+def rows_of(start: float, end: float) -> slice:
+    """The encoder's rows of a stretch of time in seconds, at least one."""
+    first = max(0, round(start / STEP_SECONDS))
+    return slice(first, max(first + 1, round(end / STEP_SECONDS)))
+
+
+def row_labels(heard: Heard, phonemes: dict[str, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(phoneme, word) of every row of the window; a word that is not there whole is IGNORED."""
+    size = heard.mel.shape[1] // 2
+    sounding = np.zeros(size, np.int64)
+    for phoneme in heard.phonemes:
+        sounding[rows_of(phoneme.start, phoneme.end)] = phonemes.get(phoneme.name, 0)
+    saying = np.where(sounding > 0, IGNORED, 0)
+    for word in (word for sentence in heard.sentences for word in sentence.words):
+        saying[rows_of(word.start, word.end)] = 1 + WORDS.index(word.name)
+    return sounding, saying
 
 
 def collate(
     rng: random.Random, vocabulary: Vocabulary, phonemes: dict[str, int], group: Sequence[Heard], frames: int
 ) -> Batch:
     """The windows of a group as one batch, filled up with zeros to `frames` as faster-whisper does."""
-    prompt_for_all = earlier_text(
+    prompt = earlier_text(
         rng, vocabulary
-    )  # a long prompt in one row would make all the others as long
-    lessons = [
-        lesson(rng, vocabulary, heard, prompt_for_all[rng.randint(0, len(prompt_for_all) // 4) :])
-        for heard in group
-    ]
+    )  # the same for all: a long one would make the others as long anyway
+    lessons = [lesson(rng, vocabulary, heard, prompt[rng.randint(0, len(prompt) // 4) :]) for heard in group]
     length, rows = max(len(one.given) for one in lessons), frames // 2
     mel = np.zeros((len(group), 80, frames), np.float32)
     given = np.full((len(group), length), vocabulary.end)
     due = np.full((len(group), length), IGNORED)
     looks = np.zeros((len(group), length, rows), np.float32)
-    sounding = np.full((len(group), rows), IGNORED)
+    sounding, saying = np.full((2, len(group), rows), IGNORED)
     for at, (heard, one) in enumerate(zip(group, lessons, strict=True)):
         size = heard.mel.shape[1]
         mel[at, :, :size] = augmented(rng, from_bytes(heard.mel, heard.peak))
         given[at, : len(one.given)], due[at, : len(one.due)] = one.given, one.due
         for place, look in enumerate(one.looks):
             if look is not None:
-                first, last = (round(second / STEP_SECONDS) for second in look)
-                looks[at, place, first : max(first + 1, last)] = 1
-        sounding[at, : size // 2] = 0
-        for phoneme in heard.phonemes:
-            first, last = round(phoneme.start / STEP_SECONDS), round(phoneme.end / STEP_SECONDS)
-            sounding[at, max(0, first) : min(last, size // 2)] = phonemes.get(phoneme.name, 0)
+                looks[at, place, rows_of(*look)] = 1
+        sounding[at, : size // 2], saying[at, : size // 2] = row_labels(heard, phonemes)
     looks /= np.maximum(looks.sum(axis=2, keepdims=True), 1)
-    return Batch(*(torch.from_numpy(array) for array in (mel, given, due, looks, sounding)))
+    before = np.pad(looks[:, :-1], ((0, 0), (1, 0), (0, 0)))
+    return Batch(*map(torch.from_numpy, (mel, given, due, before, looks, sounding, saying)))
 
 
-def augmented(rng: random.Random, mel: np.ndarray) -> np.ndarray:
+def augmented(rng: random.Random, mel: NDArray[np.float32]) -> NDArray[np.float32]:
     """The log-mel at another level, some bands and moments wiped out."""
     mel = mel + np.float32(rng.uniform(-0.25, 0.25))
     for _ in range(rng.randint(0, 2)):

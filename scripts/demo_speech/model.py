@@ -1,7 +1,7 @@
 """The network: a Whisper, its weights named as in transformers, with two things that only the training uses.
 
-A layer that tells phonemes from the encoder's rows, and the cross-attention of the alignment heads handed out: both are
-taught where in the sound a thing is said, which spares the model most of the time it would take to find out itself.
+Layers that tell phoneme and word from each of the encoder's rows, and the cross-attention of some heads, handed out. By
+them the model is taught where in the sound a thing is said: without, finding that out itself takes most of the time.
 """
 
 from __future__ import annotations
@@ -16,10 +16,15 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of the network; `alignment_heads` are the first so many of the last decoder layer."""
+    """Sizes of the network; `phonemes` and `words` count the silent one too.
+
+    The first `alignment_heads` heads of the last decoder layer are taught to look at the word that is due, and those of
+    the first decoder layer at the word before it.
+    """
 
     vocabulary: int
     phonemes: int
+    words: int
     width: int = 128
     encoder_layers: int = 4
     decoder_layers: int = 2
@@ -98,13 +103,11 @@ class DecoderLayer(EncoderLayer):
         self.encoder_attn = Attention(shape)
         self.encoder_attn_layer_norm = nn.LayerNorm(shape.width)
 
-    def decoded(self, x: Tensor, rows: Tensor, watch: int) -> tuple[Tensor, Tensor | None]:
-        """The stream, and the attention of the first `watch` heads over the rows where that is not 0."""
+    def decoded(self, x: Tensor, rows: Tensor, watch: int) -> tuple[Tensor, Tensor]:
+        """The stream, and the log of the attention of the first `watch` heads over the rows."""
         normed = self.self_attn_layer_norm(x)
         x = x + self.self_attn(normed, normed, causal=True)
         normed = self.encoder_attn_layer_norm(x)
-        if not watch:
-            return self.fed_forward(x + self.encoder_attn(normed, rows)), None
         mixed, logs = self.encoder_attn.watched(normed, rows, watch)
         return self.fed_forward(x + mixed), logs
 
@@ -116,7 +119,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv1d(shape.mels, shape.width, 3, padding=1)
         self.conv2 = nn.Conv1d(shape.width, shape.width, 3, stride=2, padding=1)
-        self.embed_positions = nn.Embedding.from_pretrained(sinusoids(shape.source_positions, shape.width))
+        # at full strength, positions drown what is heard for the first thousands of steps
+        positions = 0.3 * sinusoids(shape.source_positions, shape.width)
+        self.embed_positions = nn.Embedding.from_pretrained(positions)
         self.layers = nn.ModuleList(EncoderLayer(shape) for _ in range(shape.encoder_layers))
         self.layer_norm = nn.LayerNorm(shape.width)
 
@@ -130,7 +135,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Token ids (batch, length) and the encoder's rows to the stream before the vocabulary."""
+    """Token ids (batch, length) and the encoder's rows to the stream before the vocabulary, and two log attentions."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -142,33 +147,46 @@ class Decoder(nn.Module):
         nn.init.normal_(self.embed_tokens.weight, std=0.05)
         self.embed_positions.weight.data = 0.05 * sinusoids(shape.target_positions, shape.width)
 
-    def forward(self, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.embed_tokens(ids) + self.embed_positions.weight[: ids.shape[1]]
-        logs: Tensor | None = None
+        logs: list[Tensor] = []
         for layer in self.layers:
-            x, logs = layer.decoded(x, rows, self.watch if layer is self.layers[-1] else 0)
-        assert logs is not None
-        return self.layer_norm(x), logs
+            x, watched = layer.decoded(x, rows, self.watch)
+            logs.append(watched)
+        return self.layer_norm(x), logs[0], logs[-1]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of the next token (batch, length, vocabulary); of each row's phoneme and word (batch, rows, …); and the log of
+    the attention (batch, heads, length, rows) that should see the word before, and the word due."""
+
+    tokens: Tensor
+    phonemes: Tensor
+    words: Tensor
+    before: Tensor
+    due: Tensor
 
 
 class Whisper(nn.Module):
-    """The whole; `phoneme_head` stays behind when the model is exported."""
+    """The whole; `phoneme_head` and `word_head` stay behind when the model is exported."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
         self.model = nn.ModuleDict({"encoder": Encoder(shape), "decoder": Decoder(shape)})
         self.phoneme_head = nn.Linear(shape.width, shape.phonemes)
+        self.word_head = nn.Linear(shape.width, shape.words)
 
-    def forward(self, mel: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores (batch, length, vocabulary), those of phonemes (batch, rows, phonemes), and the watched attention."""
+    def forward(self, mel: Tensor, ids: Tensor) -> Scores:
         rows = self.model["encoder"](mel)
-        stream, logs = self.model["decoder"](ids, rows)
-        return F.linear(stream, self.model["decoder"].embed_tokens.weight), self.phoneme_head(rows), logs
+        stream, before, due = self.model["decoder"](ids, rows)
+        tokens = F.linear(stream, self.model["decoder"].embed_tokens.weight)
+        return Scores(tokens, self.phoneme_head(rows), self.word_head(rows), before, due)
 
     def parameter_count(self) -> int:
         """Number of numbers that are exported."""
-        return sum(weight.numel() for name, weight in self.named_parameters() if "phoneme" not in name)
+        return sum(weight.numel() for weight in self.model.parameters())
 
 
 def shape_of(weights: dict[str, Tensor]) -> Shape:
@@ -178,6 +196,7 @@ def shape_of(weights: dict[str, Tensor]) -> Shape:
     return Shape(
         vocabulary,
         len(weights["phoneme_head.bias"]),
+        len(weights["word_head.bias"]),
         width,
         encoder_layers=sum(name.startswith("encoder") for name in layers),
         decoder_layers=sum(name.startswith("decoder") for name in layers),

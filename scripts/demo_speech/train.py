@@ -21,9 +21,9 @@ from .model import Shape, Whisper
 from .tokens import Vocabulary
 from .windows import Heard, read_shard
 
-PHONEME_SHARE, LOOK_SHARE = 0.3, 0.2  # of the loss, beside the tokens
+SHARES = {"tokens": 1.0, "phonemes": 0.3, "words": 1.0, "before": 1.0, "looks": 1.0}  # of the loss
 SHARDS_A_BLOCK = 2
-SHORT = 350  # frames: all that the first tenth of the training sees
+SHORT, SHORT_SHARE = 350, 0.3  # frames: the longest window in the first so much of the training
 FULL = 3000  # frames of the window that faster-whisper hands over, whatever is in it
 
 
@@ -34,7 +34,7 @@ class Plan:
     seed: int
     windows: int
     device: torch.device
-    batch_frames: int = 6400
+    batch_frames: int = 4000
     peak_rate: float = 2e-3
     bfloat16: bool = False
 
@@ -52,7 +52,9 @@ class Progress:
 def groups(plan: Plan, block: int, heard: list[Heard], share: float) -> list[tuple[list[Heard], int]]:
     """The windows of a block as (batch, frames to fill it to); `share` of the training is done."""
     rng = random.Random(f"{plan.seed}:{block}")
-    chosen = [one for one in heard if not gives_away(one) and (share > 0.1 or one.mel.shape[1] <= SHORT)]
+    chosen = [
+        one for one in heard if not gives_away(one) and (share > SHORT_SHARE or one.mel.shape[1] <= SHORT)
+    ]
     chosen.sort(key=lambda one: one.mel.shape[1])
     made: list[tuple[list[Heard], int]] = []
     group: list[Heard] = []
@@ -66,7 +68,7 @@ def groups(plan: Plan, block: int, heard: list[Heard], share: float) -> list[tup
     rng.shuffle(made)
     # zeros behind the sound: mostly few, and ever more often all that faster-whisper puts there
     for at, (group, frames) in enumerate(made):
-        if rng.random() < (0.0 if share < 0.3 else 0.04 if share < 0.8 else 0.1):
+        if rng.random() < (0.0 if share < SHORT_SHARE else 0.04 if share < 0.8 else 0.1):
             rng.shuffle(group)
             made[at] = group[: max(1, 2 * plan.batch_frames // FULL)], FULL
         else:
@@ -107,14 +109,24 @@ def new_optimizers(model: Whisper, rate: float) -> list[torch.optim.Optimizer]:
     ]
 
 
-def losses(model: Whisper, batch: Batch, bfloat16: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(tokens, phonemes, looks) of a batch."""
+def losses(model: Whisper, batch: Batch, bfloat16: bool) -> dict[str, torch.Tensor]:
+    """What the model is bad at, by name."""
+
+    def mistaken(scores: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(scores.float().flatten(0, 1), right.flatten(), ignore_index=IGNORED)
+
+    def astray(logs: torch.Tensor, looks: torch.Tensor) -> torch.Tensor:
+        return -(logs * looks[:, None]).sum() / (looks.sum() * logs.shape[1] + 1e-6)
+
     with torch.autocast(batch.mel.device.type, torch.bfloat16, enabled=bfloat16):
-        scores, sounding, logs = model(batch.mel, batch.given)
-    said = F.cross_entropy(scores.float().flatten(0, 1), batch.due.flatten(), ignore_index=IGNORED)
-    heard = F.cross_entropy(sounding.float().flatten(0, 1), batch.phonemes.flatten(), ignore_index=IGNORED)
-    looking = -(logs * batch.looks[:, None]).sum() / (batch.looks.sum() * logs.shape[1] + 1e-6)
-    return said, heard, looking
+        scores = model(batch.mel, batch.given)
+    return {
+        "tokens": mistaken(scores.tokens, batch.due),
+        "phonemes": mistaken(scores.phonemes, batch.phonemes),
+        "words": mistaken(scores.words, batch.words),
+        "before": astray(scores.before, batch.before),
+        "looks": astray(scores.due, batch.looks),
+    }
 
 
 def save(
@@ -166,23 +178,26 @@ def train(
         if progress.windows >= plan.windows:
             break
         rng = random.Random(f"{plan.seed}:lessons {block}")
-        sums, began = torch.zeros(3), time.monotonic()
+        sums, summed, began = dict.fromkeys(SHARES, 0.0), 0, time.monotonic()
         batches = groups(plan, block, heard, progress.windows / plan.windows)
         for number, (group, frames) in enumerate(batches, 1):
             rate = learning_rate(plan, progress)
             batch = collate(rng, vocabulary, phonemes, group, frames)
-            sums += _step(model, optimizers, batch, rate, plan)
-            progress.step += 1
-            progress.windows += len(group)
+            for name, loss in _step(model, optimizers, batch, rate, plan).items():
+                sums[name] += loss
+            progress.step, progress.windows, summed = (
+                progress.step + 1,
+                progress.windows + len(group),
+                summed + 1,
+            )
             if number % 25 == 0 or number == len(batches):
-                done = 25 if number % 25 == 0 else number % 25
-                said, sounding, looking = (sums / done).tolist()
+                means = "  ".join(f"{name} {loss / summed:.3f}" for name, loss in sums.items())
+                minutes = (progress.seconds + time.monotonic() - began) / 60
                 _say(
                     f"block {block} {number}/{len(batches)}  step {progress.step}  windows {progress.windows}"
-                    f"  tokens {said:.4f}  phonemes {sounding:.4f}  looks {looking:.4f}  rate {rate:.5f}"
-                    f"  {(progress.seconds + time.monotonic() - began) / 60:.1f} min"
+                    f"  {means}  rate {rate:.5f}  {minutes:.1f} min"
                 )
-                sums = torch.zeros(3)
+                sums, summed = dict.fromkeys(SHARES, 0.0), 0
         progress.block, progress.seconds = block + 1, progress.seconds + time.monotonic() - began
         save(checkpoint, model, optimizers, progress, plan)
     return model, progress
@@ -194,17 +209,15 @@ def _say(text: str) -> None:
 
 def _step(
     model: Whisper, optimizers: Sequence[torch.optim.Optimizer], batch: Batch, rate: float, plan: Plan
-) -> torch.Tensor:
-    """One step; the three losses before it."""
+) -> dict[str, float]:
+    """One step; the losses before it."""
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["lr"] = rate
-    batch = Batch(*(tensor.to(plan.device) for tensor in vars(batch).values()))
-    parts = losses(model, batch, plan.bfloat16)
-    total = parts[0] + PHONEME_SHARE * parts[1] + LOOK_SHARE * parts[2]
+    parts = losses(model, Batch(*(tensor.to(plan.device) for tensor in vars(batch).values())), plan.bfloat16)
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
-    total.backward()
+    torch.stack([SHARES[name] * loss for name, loss in parts.items()]).sum().backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in optimizers:
         optimizer.step()
-    return torch.stack([part.detach().cpu() for part in parts])
+    return {name: loss.item() for name, loss in parts.items()}
