@@ -1,6 +1,6 @@
 """What schemas and tools cost: a mask by itself, and the throughput of many clients with and without them.
 
-    scripts/bench-grammar [--vocab 151936] [--clients 16] [--tokens 48] [--rounds 5]
+    scripts/bench-grammar [--vocab 151936] [--clients 16] [--tokens 128] [--rounds 5]
 
 A model of random weights stands for a real one of its shape; it ends an answer once in a vocabulary, and the schema
 wants more than any answer here is long. Rounds are interleaved, the first of them is not counted, and no two loads
@@ -231,7 +231,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vocab", type=int, default=151_936)
     parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--width", type=int, default=512)
