@@ -234,6 +234,10 @@ class Catalogue:
         for model in self.models.values():
             named += [(f"[models.{model.id}] fallback", model.fallback)] if model.fallback else []
             named += [(f"[models.{model.id}] instead", model.instead)] if model.instead else []
+            draft = model.options.draft
+            named += (
+                [(f"[models.{model.id}] options: draft", draft)] if draft and not gguf.is_path(draft) else []
+            )
         for place, target in named:
             if target not in self.models:
                 file = user_toml or "models.toml"

@@ -101,8 +101,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = None
     backend_sampling: Annotated[bool | None, about("sample inside the compute graph where possible")] = None
     speculation: Annotated[
-        Literal["none", "lookup"] | None,
-        about("guess tokens from what repeats in prompt and answer, and check them several at once"),
+        Literal["none", "lookup", "draft"] | None,
+        about(
+            "guess tokens and check several at once: lookup by what repeats in prompt and answer, draft by a second "
+            "model too; empty = lookup where a token takes 5 ms or more and it was measured to gain"
+        ),
+    ] = None
+    draft: Annotated[
+        str | None,
+        about("small model of the same family, by id or path, that drafts for the one model served"),
     ] = None
     guesses: Annotated[
         Annotated[int, Meta(ge=1, le=64)] | None,

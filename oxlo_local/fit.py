@@ -1,6 +1,6 @@
 """Pure: does a model fit this machine, with which context and how many sequences, and the arithmetic of it.
 
-A text model needs memory for four things, one that sees for five:
+A text model needs memory for four things, and for up to two more:
 
     weights    its files, mapped into memory
     KV cache   what attention keeps of every token: 2 x layers x KV heads x head size numbers a token, of which each of
@@ -10,6 +10,7 @@ A text model needs memory for four things, one that sees for five:
                f32), its activations, and the attention mask
     process    the worker itself, and a CUDA context on each GPU
     eye        of a model that sees: its image encoder, and what that needs to look at one image
+    draft      where a second model drafts: its weights, its cache of as many tokens, its buffers
 
 Layers go to the GPUs as far as these hold them. What the caller leaves open is chosen so: up to 8,192 tokens of
 context, as many sequences as cost little (a cache of at most `CHEAP` of the memory), then more context while it stays
@@ -59,6 +60,7 @@ class Plan(Struct, frozen=True):
     vram: int
     estimated: bool = False
     eye: int = 0
+    draft: int = 0
 
     @property
     def total(self) -> int:
@@ -68,7 +70,7 @@ class Plan(Struct, frozen=True):
     @property
     def fixed(self) -> int:
         """What lies in one place, however the layers are spread."""
-        return self.buffers + self.eye
+        return self.buffers + self.eye + self.draft
 
     @property
     def arithmetic(self) -> str:
@@ -77,7 +79,8 @@ class Plan(Struct, frozen=True):
         return (
             f"weights {gigabytes(self.weights)} + KV cache {gigabytes(self.kv)} ({sequences} x {self.ctx:,} tokens, "
             f"{self.kv_type}) + buffers {gigabytes(self.buffers)} + process {gigabytes(self.process)}"
-            f"{f' + image encoder {gigabytes(self.eye)}' if self.eye else ''} = {gigabytes(self.total)}"
+            f"{f' + image encoder {gigabytes(self.eye)}' if self.eye else ''}"
+            f"{f' + draft model {gigabytes(self.draft)}' if self.draft else ''} = {gigabytes(self.total)}"
         )
 
     @property
@@ -253,7 +256,16 @@ def _sized(name: str, geometry: Geometry, options: TextOptions, ctx: int, parall
         vram=0,
         estimated=geometry.estimated,
         eye=geometry.eye + min(geometry.eye, EYE_BUFFERS),
+        draft=0 if geometry.draft is None else _drafting(geometry.draft, options, ctx, parallel),
     )
+
+
+def _drafting(geometry: Geometry, options: TextOptions, ctx: int, parallel: int) -> int:
+    """Bytes of a model that drafts, whose windows are kept whole."""
+    whole = geometry.kv_per_token + geometry.window_kv_per_token
+    drafting = msgspec.structs.replace(geometry, kv_per_token=whole, window_kv_per_token=0)
+    sized = _sized("", drafting, options, ctx, parallel)
+    return sized.weights + sized.kv + sized.buffers
 
 
 def _padded(tokens: int) -> int:

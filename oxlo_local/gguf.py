@@ -130,6 +130,7 @@ class Geometry(Struct, frozen=True):
     estimated: bool = False  # from a catalogue without these numbers
     pooled: bool = False  # a text becomes one vector: no logits, and all its tokens are computed at once
     eye: int = 0  # bytes of its image encoder
+    draft: "Geometry | None" = None  # of the small model that drafts for it
 
 
 def geometry(header: Header, weights: int) -> Geometry:

@@ -1,13 +1,14 @@
 """Which models a server starts, and with what options: the names given, or what is marked, measured against memory."""
 
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 
 import msgspec
 
 from oxlo_local import fit, gguf, mmproj
 from oxlo_local.calls import EmbeddingOptions, TextOptions
-from oxlo_local.catalogue import Catalogue, Model, servable
+from oxlo_local.catalogue import Catalogue, Model, local_model, servable
 from oxlo_local.config import Settings
 from oxlo_local.errors import BadRequest, UnsupportedValue
 from oxlo_local.hardware import Machine
@@ -38,10 +39,13 @@ def chosen(catalogue: Catalogue, names: Sequence[str]) -> list[Model]:
 def specs(models: Sequence[Model], settings: Settings, machine: Machine) -> list[WorkerSpec]:
     """How to run them side by side on this machine.
 
-    Raises ModelDoesNotFit with the sum for the first that cannot, BadRequest for an image encoder that is none.
+    Raises ModelDoesNotFit with the sum for the first that cannot, BadRequest for an image encoder that is none,
+    ModelNotFound for a draft model that is not here.
     """
     if settings.mmproj is not None and len(models) > 1:
         raise BadRequest("--mmproj is the image encoder of one model; serve that one alone", param="mmproj")
+    if settings.draft is not None and len(models) > 1:
+        raise BadRequest("--draft is the draft model of one model; serve that one alone", param="draft")
     found = []
     for model in models:
         if model.engine != "text" or model.path is None:
@@ -51,7 +55,13 @@ def specs(models: Sequence[Model], settings: Settings, machine: Machine) -> list
         given = laid_over(model.options, settings)
         eye = _eye_of(model, given)
         given = msgspec.structs.replace(given, mmproj=None if eye is None else str(eye))
-        geometry = msgspec.structs.replace(model.geometry(), eye=0 if eye is None else eye.stat().st_size)
+        draft = _draft_of(model, given, catalogue)
+        given = msgspec.structs.replace(given, draft=None if draft is None else str(draft.path))
+        geometry = msgspec.structs.replace(
+            model.geometry(),
+            eye=0 if eye is None else eye.stat().st_size,
+            draft=None if draft is None else draft.geometry(),
+        )
         plan = fit.plan(model.id, geometry, machine, given)
         machine = fit.less(machine, plan)
         options = plan.options(given)
@@ -74,6 +84,20 @@ def _eye_of(model: Model, options: TextOptions) -> Path | None:
     if options.mmproj is not None:
         return mmproj.checked(Path(options.mmproj))
     return mmproj.beside(model.path, model.mmproj)
+
+
+def _draft_of(model: Model, options: TextOptions, catalogue: Catalogue) -> Model | None:
+    """The model that drafts for another: the catalogue's, or a file."""
+    if options.draft is None or options.speculation in ("none", "lookup") or model.pooled:
+        if options.speculation == "draft" and not model.pooled:
+            raise BadRequest(
+                f"speculation = draft of {model.id} needs the option draft: a model", param="draft"
+            )
+        return None
+    if gguf.is_path(options.draft):
+        path = Path(options.draft).expanduser().absolute()
+        return local_model(path.stem, path, Decimal(0))
+    return catalogue.resolve(options.draft).model
 
 
 def pooled(model: Model, options: TextOptions) -> EmbeddingOptions:

@@ -124,8 +124,19 @@ class Pull:
             manifest = self._from_file(Path(name))
         else:
             manifest = self._from_catalogue(name)
+            self._with_draft(manifest.id)
+        return self._told(manifest)
+
+    def _told(self, manifest: Manifest) -> Manifest:
         self._tell(Pulled(manifest.id, str(manifest.path), manifest.bytes, manifest.quant, manifest.revision))
         return manifest
+
+    def _with_draft(self, model_id: str) -> None:
+        """Have the model here that drafts for another, if it is one of the catalogue."""
+        draft = self._catalogue.find(model_id).options.draft
+        if draft is not None and not gguf.is_path(draft) and self._catalogue.find(draft).path is None:
+            self._tell(Note(f"{draft} drafts for {model_id}"))
+            self._told(self._from_catalogue(draft))
 
     # -- the three forms ------------------------------------------------------------------------------------------
 

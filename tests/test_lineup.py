@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from oxlo_local import config
+from oxlo_local import config, fit
 from oxlo_local.calls import EmbeddingOptions, TextOptions
 from oxlo_local.catalogue import Catalogue, Model
 from oxlo_local.config import Settings
@@ -27,6 +27,10 @@ def settings(home: Path) -> Settings:
 def catalogue(path: Path, *models: Model) -> Catalogue:
     demo = Model(id="oxlo-demo", path=path, price_usd=PRICE)
     return Catalogue([demo, *models], {"demo": "oxlo-demo"}, PRICE)
+
+
+def known(*models: Model) -> Catalogue:
+    return Catalogue(models, {}, PRICE)
 
 
 def machine(gigabytes: float) -> Machine:
@@ -62,17 +66,17 @@ def test_models_share_the_machine_and_the_one_too_many_is_refused_with_the_sum(
     long_winded: Path, settings: Settings
 ) -> None:
     models = [Model(id=id, path=long_winded, price_usd=PRICE) for id in ("a", "b", "c")]
-    first = specs(models[:1], settings, machine(100))[0]
+    first = specs(models[:1], settings, machine(100), known(*models))[0]
     assert (first.engine, first.path, first.counts_for_ready) == ("text", str(long_winded), True)
     assert isinstance(first.options, TextOptions) and first.options.ctx and first.options.parallel
     room = next(size / 20 for size in range(1, 100) if fits(models[:2], settings, size / 20))
     with pytest.raises(ModelDoesNotFit, match="c .*|weights"):
-        specs(models, settings, machine(room))
+        specs(models, settings, machine(room), known(*models))
 
 
 def fits(models: list[Model], settings: Settings, gigabytes: float) -> bool:
     try:
-        specs(models, settings, machine(gigabytes))
+        specs(models, settings, machine(gigabytes), known(*models))
     except ModelDoesNotFit:
         return False
     return True
@@ -86,7 +90,7 @@ def test_what_makes_vectors_or_scores_runs_on_its_own_engine(tmp_path: Path, set
         Model(id="e", kind="embedding", embedding=told, path=path, price_usd=PRICE),
         Model(id="r", kind="rerank", path=path, price_usd=PRICE),
     ]
-    first, second = specs(models, settings, machine(100))
+    first, second = specs(models, settings, machine(100), known(*models))
     assert first.engine == second.engine == "embedding"
     assert isinstance(first.options, EmbeddingOptions) and isinstance(second.options, EmbeddingOptions)
     assert (first.options.pooling, first.options.ctx) == ("mean", 256)
@@ -108,3 +112,49 @@ def test_every_option_of_an_engine_can_be_set_by_a_setting_but_the_template() ->
     names = set(TextOptions.__struct_fields__)
     known = {field.name for field in msgspec.structs.fields(Settings)}
     assert names - known == {"chat_template"}
+
+
+# -- draft models ---------------------------------------------------------------------------------------------------
+
+
+def test_a_draft_is_a_model_of_the_catalogue_or_a_file(
+    long_winded: Path, settings: Settings, tmp_path: Path
+) -> None:
+    write(tmp_path / "small.gguf", shape=Shape(layers=1))
+    small = Model(id="small", path=tmp_path / "small.gguf", price_usd=PRICE)
+    for draft in ("small", str(tmp_path / "small.gguf")):
+        large = Model(id="large", path=long_winded, price_usd=PRICE, options=TextOptions(draft=draft))
+        (spec,) = specs([large], settings, machine(100), known(large, small))
+        assert isinstance(spec.options, TextOptions)
+        assert spec.options.draft == str(tmp_path / "small.gguf")
+    unused = msgspec.structs.replace(large, options=TextOptions(draft="small", speculation="none"))
+    (spec,) = specs([unused], settings, machine(100), known(unused, small))
+    assert isinstance(spec.options, TextOptions) and spec.options.draft is None
+
+
+def test_a_draft_that_is_not_here_is_named(long_winded: Path, settings: Settings, home: Path) -> None:
+    away = Model(id="away", price_usd=PRICE)
+    large = Model(id="large", path=long_winded, price_usd=PRICE, options=TextOptions(draft="away"))
+    with pytest.raises(ModelNotFound, match="oxlo pull away"):
+        specs([large], settings, machine(100), known(large, away))
+    lost = msgspec.structs.replace(large, options=TextOptions(draft="/nowhere/x.gguf"))
+    with pytest.raises(BadRequest, match=r"/nowhere/x\.gguf"):
+        specs([lost], settings, machine(100), known(lost))
+    none = msgspec.structs.replace(large, options=TextOptions(speculation="draft"))
+    with pytest.raises(BadRequest, match="needs the option draft"):
+        specs([none], settings, machine(100), known(none))
+    given = config.load({"home": home, "draft": "away"}, {})
+    with pytest.raises(BadRequest, match="--draft is the draft model of one model"):
+        specs([large, away], given, machine(100), known(large, away))
+
+
+def test_a_draft_counts(long_winded: Path, settings: Settings) -> None:
+    large = Model(id="large", path=long_winded, price_usd=PRICE, options=TextOptions(ctx=512, parallel=2))
+    drafted = msgspec.structs.replace(
+        large, options=msgspec.structs.replace(large.options, draft=str(long_winded))
+    )
+    need = fit.plan("large", large.geometry(), machine(100), large.options)
+    both = int(1.5 * need.total) / 1e9
+    assert specs([large], settings, machine(both), known(large))
+    with pytest.raises(ModelDoesNotFit, match=r"\+ draft model"):
+        specs([drafted], settings, machine(both * 0.7), known(drafted))

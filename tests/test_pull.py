@@ -284,6 +284,19 @@ def test_an_image_encoder_comes_along_and_is_fetched_later_where_it_is_missing(
     assert desk.store.remove("tiny") == len(SMALL) + len(LARGER)
 
 
+def test_a_draft_model_comes_along(desk: Desk, site: stand_in.Hub) -> None:
+    site.repositories["own/small-GGUF"] = Repository({"small-Q4_K_M.gguf": SMALL})
+    drafted = OWN_MODELS.replace("[models.big]", 'options = { draft = "small" }\n[models.big]')
+    small = '\n[models.small]\nrepo = "own/small-GGUF"\ndefault_quant = "Q4_K_M"\n'
+    desk.settings.user_models_toml.write_text(drafted + small)
+    assert desk.pull("tiny").id == "tiny"
+    assert [event.model for event in desk.told if isinstance(event, Pulled)] == ["small", "tiny"]
+    assert desk.store.manifest("small") is not None
+    desk.told.clear()
+    desk.pull("tiny")
+    assert [event.model for event in desk.told if isinstance(event, Pulled)] == ["tiny"]
+
+
 def test_a_repository_may_not_take_the_name_of_another_model(desk: Desk, site: stand_in.Hub) -> None:
     site.repositories["evil/mistral-7b-GGUF"] = Repository({"m-Q4_K_M.gguf": SMALL})
     site.repositories["other/Tiny"] = Repository({"m-Q4_K_M.gguf": SMALL})

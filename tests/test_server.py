@@ -20,7 +20,7 @@ from oxlo_local.errors import BadRequest
 from oxlo_local.keys import Keys
 from oxlo_local.limits import Limits
 from oxlo_local.server import Progress, Signals, first, listen, serve, serve_file, url_of, within
-from tests.conftest import RunningServer, StartServer, until
+from tests.conftest import RunningServer, StartServer, demo_model, until
 
 
 def failed(server: RunningServer) -> str:
@@ -97,6 +97,41 @@ def series(server: RunningServer) -> set[str]:
     """Names and labels of the metrics that requests move."""
     lines = httpx.get(f"{server.url}/metrics").text.splitlines()
     return {line.rpartition(" ")[0] for line in lines if line.startswith("oxlo_") and server.model in line}
+
+
+def test_a_model_that_drafts_is_loaded_and_its_guesses_are_counted(
+    start_server: StartServer, long_winded: Path
+) -> None:
+    """A model that drafts for itself is right; what it is predicted to say, it says."""
+    server = start_server(str(long_winded), "--draft", str(long_winded), "--guesses", "3")
+    ask = {
+        "model": server.model,
+        "messages": [{"role": "user", "content": "hi"}],
+        "max_tokens": 40,
+        "temperature": 0,
+    }
+    answer = httpx.post(f"{server.base_url}/chat/completions", json=ask, timeout=30)
+    said = answer.json()["choices"][0]["message"]["content"]
+    predicted = ask | {"prediction": {"type": "content", "content": said}}
+    again = httpx.post(f"{server.base_url}/chat/completions", json=predicted, timeout=30)
+    assert again.json()["choices"][0]["message"]["content"] == said
+    assert "x-oxlo-warnings" not in again.headers
+    details = again.json()["usage"]["completion_tokens_details"]
+    assert details["accepted_prediction_tokens"] + details["rejected_prediction_tokens"] <= 60
+    until(lambda: counted(server, "oxlo_speculated_tokens_accepted_total") >= 30)  # read from pings
+    assert counted(server, "oxlo_speculated_tokens_total") >= 30
+
+
+def counted(server: RunningServer, name: str) -> float:
+    """The value of a counter of the server's model."""
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name + "{"))
+
+
+def test_a_draft_of_another_family_ends_the_start(start_server: StartServer, long_winded: Path) -> None:
+    server = start_server(str(long_winded), "--draft", str(demo_model()), wait=False)
+    assert failed(server)
+    assert "cannot draft for this model: its vocabulary has" in server.log
 
 
 def test_a_request_that_comes_while_the_model_loads_is_answered(

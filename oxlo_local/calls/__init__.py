@@ -119,7 +119,8 @@ class TextOptions(Struct, frozen=True, omit_defaults=True, tag="text"):
     kv_type: Literal["f32", "f16", "q8_0"] | None = None
     flash_attention: bool | None = None
     backend_sampling: bool | None = None
-    speculation: Literal["none", "lookup"] | None = None
+    speculation: Literal["none", "lookup", "draft"] | None = None
+    draft: str | None = None  # path of the model that drafts
     guesses: int | None = None  # tokens that a guess has, whatever it costs; None = as many as pay
     chat_template: str | None = None  # jinja text, instead of the file's own
     mmproj: str | None = None  # path of the image encoder; None = the model does not see

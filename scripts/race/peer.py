@@ -98,6 +98,7 @@ def our_arguments(shape: Shape, extra: Sequence[str] = ()) -> list[str]:
     """`oxlo serve`'s command line after `serve`."""
     found = [str(shape.model), "--port", "0", "--threads", str(shape.threads)]
     found += ["--parallel", str(shape.parallel), "--ctx", str(shape.ctx), "--ping-seconds", "0.2"]
+    found += ["--speculation", "none"]  # the peer's default, too: a random model's answers run in circles
     for flag, value in (("--chunk", shape.chunk), ("--gpu-layers", shape.gpu_layers)):
         if value is not None:
             found += [flag, str(value)]

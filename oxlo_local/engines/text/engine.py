@@ -111,7 +111,7 @@ class TextEngine:
             options=replace(
                 self._llama.options,
                 together=self._together,
-                speculation="none" if self._speculation is None else self._llama.options.speculation,
+                speculation="none" if self._speculation is None else self._speculation.kind,
             ),
         )
 
@@ -207,6 +207,8 @@ class TextEngine:
         for sequence in [*self._running.values(), *self._waiting]:
             if sequence.sampler:
                 sequence.sampler.close()
+        if self._speculation is not None:
+            self._speculation.close()
         if idle:
             self._llama.close()
 

@@ -24,12 +24,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 ROWS = (2, 4, 8, 16, 32)  # of a sequence in a step that checks a guess: the guess, and the token before it
 SHORTEST = 2  # tokens of a match; one alone says too little
-SEARCHED = 16  # tokens of a match that candidates are compared by
+SEARCHED = 32  # tokens of a match that places are compared by
+CANDIDATES = 8  # places that are compared, the latest first
 MOST_SEQUENCES = 16  # beyond that, guessing itself takes too long
 REFUSED = 8.0  # matching tokens that a guess in vain makes up for
 FORGOTTEN = 64  # tokens after which it counts half
@@ -77,52 +75,75 @@ class Guess:
 
 
 class Lookup:
-    """The tokens of one sequence, at first those of its prompt, and where they repeat."""
+    """The tokens of one sequence, at first those of its prompt, and where they repeat.
+
+    As LZ77's coders do it: every pair of tokens knows where it was last, every such place the one before it. A token
+    costs a look into a dict, however long the text is.
+    """
 
     def __init__(self, prompt: Sequence[int], prediction: Sequence[int] = ()) -> None:
         self.trust = Trust()
-        before = [*prompt[-SEARCHED:], *prediction, NOTHING] if prediction else []
-        self._before = len(before)
-        self._known: NDArray[np.int32] = np.array([*before, *prompt], np.int32)
-        self._length = len(self._known)
-        self._source = 0  # the token behind the match
         self.matched = 0
         """Tokens by which the end agrees with an earlier place."""
+        self._source = 0  # the token behind that place
+        self._known: list[int] = []
+        self._last: dict[int, int] = {}  # by pair of tokens: the token that followed it last
+        self._earlier: list[int] = []  # by token: the one that followed the same pair before it; 0 = none
+        self._before = len(prompt[-SEARCHED:]) + len(prediction) + 1 if prediction else 0
+        if prediction:
+            self._append([*prompt[-SEARCHED:], *prediction, NOTHING])
+        self._append(prompt)
 
     def follow(self, tokens: Sequence[int]) -> None:
         """Take the tokens that the sequence has got since, and find where its end occurred last."""
-        for token in tokens[self._length - self._before :]:
-            if self._length == len(self._known):
-                self._known = np.concatenate([self._known, np.empty(self._length, np.int32)])
+        for token in tokens[len(self._known) - self._before :]:
             goes_on = self.matched > 0 and self._known[self._source] == token
-            self._known[self._length] = token
-            self._length += 1
             self._source, self.matched = (self._source + 1, self.matched + 1) if goes_on else (0, 0)
-        if self.matched < SEARCHED:
+            self._append((token,))
+        if not self.matched:
             self._search()
 
+    def _append(self, tokens: Sequence[int]) -> None:
+        known, last = self._known, self._last
+        for token in tokens:
+            place = len(known)
+            earlier = 0
+            if place >= SHORTEST:
+                pair = (known[-2] << 32) + known[-1]
+                earlier = last.get(pair, 0)
+                last[pair] = place
+            self._earlier.append(earlier)
+            known.append(token)
+
     def _search(self) -> None:
-        known = self._known[: self._length]
-        ends = np.flatnonzero(known[:-1] == known[-1])
-        matched = 0
-        while len(ends):
-            matched, best = matched + 1, ends
-            if matched == SEARCHED:
+        known = self._known
+        if len(known) < SHORTEST:
+            return
+        place = self._last.get((known[-2] << 32) + known[-1], 0)
+        for _ in range(CANDIDATES):
+            if place == 0:
                 break
-            ends = ends[ends >= matched]
-            ends = ends[known[ends - matched] == known[-1 - matched]]
-        if matched > self.matched:
-            self._source, self.matched = int(best[-1]) + 1, matched
+            matched = self._agreement(place)
+            if matched > self.matched:
+                self._source, self.matched = place, matched
+            place = self._earlier[place]
+
+    def _agreement(self, place: int) -> int:
+        """Tokens before `place` that are those at the end."""
+        known, most = self._known, min(place, SEARCHED)
+        end = len(known)
+        differs = (i for i in range(most) if known[place - 1 - i] != known[end - 1 - i])
+        return next(differs, most)
 
     def chance(self) -> float:
         """That the next token is what followed then; 0 = there is nothing to go by."""
-        if self.matched < SHORTEST or self._known[self._source] < 0:
+        if not self.matched or self._known[self._source] < 0:
             return 0.0
-        return self.trust.chance(self.matched, self._length)
+        return self.trust.chance(self.matched, len(self._known))
 
     def guess(self, length: int) -> Guess:
         """What followed, `length` tokens of it at most; a text that ends there goes on no further."""
-        tokens: list[int] = self._known[self._source : min(self._source + length, self._length)].tolist()
+        tokens = self._known[self._source : self._source + length]
         for i in range(length - len(tokens)):
             tokens.append(tokens[i])
         end = next((place for place, token in enumerate(tokens) if token < 0), length)

@@ -56,17 +56,26 @@ class Row:
 class Llama(Weights):
     """A loaded model with its context: `parallel` slots of `context_length` tokens each.
 
-    Raises LoadError with libllama's words.
+    `whole_windows`: layers with a sliding window keep all cells, so that a sequence can be cut anywhere. Raises
+    LoadError with libllama's words.
     """
 
-    def __init__(self, path: Path, options: TextOptions, progress: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        options: TextOptions,
+        progress: Callable[[float], None],
+        *,
+        whole_windows: bool = False,
+    ) -> None:
         gpu = bool(C.llama_supports_gpu_offload())
         gpu_layers = options.gpu_layers if options.gpu_layers is not None else (-1 if gpu else 0)
         super().__init__(path, gpu_layers, progress)
         if not C.llama_model_has_decoder(self._model):
             raise LoadError(f"{path.name} has no decoder: it cannot generate text")
         self.recurrent = bool(C.llama_model_is_recurrent(self._model) or C.llama_model_is_hybrid(self._model))
-        self.n_swa = int(C.llama_model_n_swa(self._model))
+        self._whole_windows = whole_windows
+        self.n_swa = 0 if whole_windows else int(C.llama_model_n_swa(self._model))
         self.width = int(C.llama_model_n_embd_inp(self._model))
         self.eye = self._open_eye(options, gpu and gpu_layers != 0)
         self.options = self._resolve(options, gpu and gpu_layers != 0, gpu_layers)
@@ -101,10 +110,11 @@ class Llama(Weights):
             flash_attention=asked.flash_attention,
             together=asked.together,
             # A sampler in the graph draws one token, so that no guess can be checked.
-            backend_sampling=gpu and asked.speculation in (None, "none")
+            backend_sampling=gpu and asked.speculation in (None, "none") and asked.draft is None
             if asked.backend_sampling is None
             else asked.backend_sampling,
-            speculation=asked.speculation or "none",
+            speculation=asked.speculation,
+            draft=asked.draft,
             guesses=asked.guesses,
             chat_template=asked.chat_template,
             mmproj=asked.mmproj,
@@ -123,7 +133,8 @@ class Llama(Weights):
         params.n_seq_max = parallel
         params.n_threads = params.n_threads_batch = options.threads or 1
         params.kv_unified = self.unified
-        params.swa_full = False  # a full cache for every layer costs more than computing a window again
+        # A full cache for every layer costs more than computing a window again, as a rule.
+        params.swa_full = self._whole_windows
         params.type_k = params.type_v = KV_TYPES[options.kv_type or "f16"]
         params.flash_attn_type = FLASH_ATTENTION[options.flash_attention]
         params.no_perf = True

@@ -10,14 +10,21 @@ import time
 from collections.abc import Sequence
 
 from oxlo_local.engines.text.batcher import Piece
-from oxlo_local.engines.text.guess import ROWS, Costs
+from oxlo_local.engines.text.guess import Costs
 from oxlo_local.engines.text.llama import Llama
 
 SIZES = (2, 4)  # rows at which the two are compared
 NEVER_ALONE = 8  # from here on one graph, whatever the kernels
 ROUNDS = 2
 MORE_ROUNDS = 5  # of what is decided by in every step
-PATIENCE = 2.0  # seconds for all of these; what has not been measured then follows from what has
+MOST_TELLING = (
+    16,
+    8,
+    32,
+    4,
+    2,
+)  # rows of a guess whose cost is measured (guess.ROWS), for as long as PATIENCE lasts
+PATIENCE = 2.0  # seconds; what has not been measured then follows from what has
 
 
 def fewest_together(llama: Llama, slots: int) -> int:
@@ -34,27 +41,35 @@ def fewest_together(llama: Llama, slots: int) -> int:
 
 def costs(llama: Llama, together: int) -> Costs:
     """Seconds of graphs by the rows of one sequence. Leaves the cache empty."""
-    token, begun = max(0, llama.eos), time.perf_counter()
-    found: list[tuple[int, float]] = []
-    for rows in (1, *ROWS):
-        if rows > (llama.options.batch or 1) or (found and time.perf_counter() - begun > PATIENCE):
-            break
-        found.append((rows, _fastest(llama, [[Piece(0, 0, rows, "all")]], token, MORE_ROUNDS)))
-    return Costs(found, together)
+    begun = time.perf_counter()
+    found = [(1, seconds(llama, 1))]
+    for rows in MOST_TELLING:
+        if rows <= (llama.options.batch or 1) and time.perf_counter() - begun < PATIENCE:
+            found.append((rows, seconds(llama, rows)))
+    return Costs(sorted(found), together)
 
 
-def _fastest(llama: Llama, graphs: Sequence[Sequence[Piece]], token: int, rounds: int = ROUNDS) -> float:
-    """Seconds of the fastest of some rounds, the first of which only warms up; fewer where one takes long."""
-    seconds = []
-    for _ in range(1 + rounds):
-        begun = time.perf_counter()
-        for graph in graphs:
-            llama.decode(graph, lambda _: [token] * max(ROWS))
-            llama.wait()
-        seconds.append(time.perf_counter() - begun)
-        for graph in graphs:
-            for piece in graph:
-                llama.clear(piece.slot)
-        if len(seconds) > ROUNDS and sum(seconds) > PATIENCE / len(ROWS):
-            break
-    return min(seconds[1:])
+def seconds(llama: Llama, rows: int) -> float:
+    """Of a graph with so many rows of one sequence: the fastest of some, fewer where one takes long."""
+    took: list[float] = []
+    token = max(0, llama.eos)
+    while len(took) <= MORE_ROUNDS and sum(took) < PATIENCE / len(MOST_TELLING):
+        took.append(_time(llama, [[Piece(0, 0, rows, "all")]], token))
+    return min(took)
+
+
+def _fastest(llama: Llama, graphs: Sequence[Sequence[Piece]], token: int) -> float:
+    """Seconds of the fastest of some rounds, the first of which only warms up."""
+    return min([_time(llama, graphs, token) for _ in range(1 + ROUNDS)][1:])
+
+
+def _time(llama: Llama, graphs: Sequence[Sequence[Piece]], token: int) -> float:
+    begun = time.perf_counter()
+    for graph in graphs:
+        llama.decode(graph, lambda _: [token] * max(MOST_TELLING))
+        llama.wait()
+    took = time.perf_counter() - begun
+    for graph in graphs:
+        for piece in graph:
+            llama.clear(piece.slot)
+    return took

@@ -28,7 +28,7 @@ from oxlo_local.engines.text.batcher import Piece, Work
 from oxlo_local.engines.text.channels import Argued, Begun, Broken, Channels, Said, Spoken, Thought
 from oxlo_local.engines.text.eye import F32
 from oxlo_local.engines.text.grammar import Guide
-from oxlo_local.engines.text.guess import Guess, Lookup
+from oxlo_local.engines.text.guess import Guess, Lookup, Trust
 from oxlo_local.engines.text.intake import Reading
 from oxlo_local.engines.text.llama import Row
 from oxlo_local.engines.text.output import TextOutput
@@ -80,6 +80,7 @@ class Sequence:
     images: list[View] = field(default_factory=list)  # in its prompt
     prediction: Tokens[int] = ()  # what its client thinks that the answer will be
     lookup: Lookup | None = None  # made when it first guesses
+    trust: Trust = field(default_factory=Trust)  # in what a draft model guesses
     guess: Guess | None = None  # of what comes behind its newest token, within one step
     sampler: Sampler | None = None  # made when the sequence first gets a slot
     slot: Slot | None = None

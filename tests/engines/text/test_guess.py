@@ -7,7 +7,6 @@ import pytest
 
 from oxlo_local.engines.text.guess import (
     ROWS,
-    SEARCHED,
     SHORTEST,
     Chance,
     Costs,
@@ -76,19 +75,26 @@ def test_a_guess_says_whether_it_was_predicted() -> None:
     assert told.guess(2).predicted and told.guess(2).tokens == [6]
 
 
-def test_following_token_by_token_finds_what_a_fresh_search_finds() -> None:
+def test_following_token_by_token_finds_the_longest_match() -> None:
     chance = random.Random(1)
     tokens = chance.choices(range(6), k=40)
     lookup = Lookup(tokens)
     for _ in range(400):
         lookup.follow(tokens)
-        fresh = Lookup(tokens)
-        fresh.follow(tokens)
-        assert lookup.matched >= fresh.matched
-        if lookup.matched < SEARCHED and lookup.matched >= SHORTEST:
-            start = len(tokens) - lookup.matched
-            assert any(tokens[i : i + lookup.matched] == tokens[start:] for i in range(start))
+        longest = max(agreement(tokens, place) for place in range(1, len(tokens)))
+        assert lookup.matched <= longest
+        assert (lookup.matched == 0) == (longest < SHORTEST)
+        if lookup.matched:
+            (guessed,) = lookup.guess(1).tokens
+            end = tokens[-lookup.matched :]
+            places = [i for i in range(len(end), len(tokens)) if tokens[i - len(end) : i] == end]
+            assert guessed in [tokens[i] for i in places]
         tokens = [*tokens, chance.randrange(6)]
+
+
+def agreement(tokens: Sequence[int], place: int) -> int:
+    """Tokens before `place` that are those at the end."""
+    return next((i for i in range(place) if tokens[place - 1 - i] != tokens[-1 - i]), place)
 
 
 def test_a_match_grows_beyond_what_is_searched() -> None:
