@@ -36,7 +36,9 @@ def chosen(catalogue: Catalogue, names: Sequence[str]) -> list[Model]:
     return list(once.values())
 
 
-def specs(models: Sequence[Model], settings: Settings, machine: Machine) -> list[WorkerSpec]:
+def specs(
+    models: Sequence[Model], settings: Settings, machine: Machine, catalogue: Catalogue
+) -> list[WorkerSpec]:
     """How to run them side by side on this machine.
 
     Raises ModelDoesNotFit with the sum for the first that cannot, BadRequest for an image encoder that is none,

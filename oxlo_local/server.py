@@ -123,7 +123,7 @@ class House:
             default_price_usd=settings.default_price_usd,
         )
         models = lineup.chosen(self.catalogue, names)
-        self.specs = lineup.specs(models, settings, hardware.probe())
+        self.specs = lineup.specs(models, settings, hardware.probe(), self.catalogue)
         self.progress = Progress()
         self.fleet = Fleet(settings, changed=self.progress.changed)
         self.inference = Inference(self.catalogue, ledger, self.fleet)
