@@ -22,6 +22,7 @@ from .windows import Heard, from_bytes
 
 IGNORED = -100
 STAMPED_SHARE, PROMPTED_SHARE, WRONG_WORD_SHARE = 0.65, 0.15, 0.03
+EMPTY_ROWS, EMPTY_SHARE = 48, 0.8  # that stand for all behind a window, and of the batches that have them
 AFTER_WORDS = 0.3  # seconds after the last word in which the end is to be seen
 
 
@@ -96,7 +97,7 @@ def earlier_text(rng: random.Random, vocabulary: Vocabulary) -> list[int]:
 @dataclass(frozen=True)
 class Batch:
     """mel (batch, 80, frames); given, due (batch, length); before, looks (batch, length, rows): each row's share in the
-    word given and in the word due; phonemes, words (batch, rows): 0 where there is none."""
+    word given and in the word due; phonemes, words (batch, rows): 0 where there is none; empty (any,): positions."""
 
     mel: Tensor
     given: Tensor
@@ -105,6 +106,7 @@ class Batch:
     looks: Tensor
     phonemes: Tensor
     words: Tensor
+    empty: Tensor
 
 
 def rows_of(start: float, end: float) -> slice:
@@ -149,7 +151,10 @@ def collate(
         sounding[at, : size // 2], saying[at, : size // 2] = row_labels(heard, phonemes)
     looks /= np.maximum(looks.sum(axis=2, keepdims=True), 1)
     before = np.pad(looks[:, :-1], ((0, 0), (1, 0), (0, 0)))
-    return Batch(*map(torch.from_numpy, (mel, given, due, before, looks, sounding, saying)))
+    empty = np.array(
+        sorted(rng.sample(range(rows, 1500), EMPTY_ROWS if rng.random() < EMPTY_SHARE else 0)), int
+    )
+    return Batch(*map(torch.from_numpy, (mel, given, due, before, looks, sounding, saying, empty)))
 
 
 def augmented(rng: random.Random, mel: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,6 +2,9 @@
 
 Layers that tell phoneme and word from each of the encoder's rows, and the cross-attention of some heads, handed out. By
 them the model is taught where in the sound a thing is said: without, finding that out itself takes most of the time.
+
+faster-whisper fills every window up to 30 s with zeros, so that four of five rows are empty. Computing them all would
+make training five times as slow; instead a few of them stand for the others, each with the weight of many.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ class Shape:
     decoder_layers: int = 2
     heads: int = 4
     mels: int = 80
-    source_positions: int = 1500  # faster-whisper fills any window up to 30 s with nothing
+    source_positions: int = 1500
     target_positions: int = 448
     alignment_heads: int = 2
 
@@ -43,7 +46,7 @@ def sinusoids(length: int, channels: int) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Attention of x (batch, length, width) over `source` (batch, rows, width)."""
+    """Attention of x (batch, length, width) over `source` (batch, rows, width); `weights` (rows,) are added logs."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -63,14 +66,17 @@ class Attention(nn.Module):
         out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return out
 
-    def forward(self, x: Tensor, source: Tensor, causal: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, source: Tensor, weights: Tensor | None = None, causal: bool = False
+    ) -> Tensor:
         q, k, v = self._parts(x, source)
-        return self._joined(F.scaled_dot_product_attention(q, k, v, is_causal=causal))
+        mask = None if weights is None else weights.to(q.dtype)[None, None, None, :]
+        return self._joined(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal))
 
-    def watched(self, x: Tensor, source: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    def watched(self, x: Tensor, source: Tensor, weights: Tensor, heads: int) -> tuple[Tensor, Tensor]:
         """As forward, and the log of the first `heads` heads' attention, (batch, heads, length, rows)."""
         q, k, v = self._parts(x, source)
-        logs = (q @ k.transpose(2, 3) * q.shape[3] ** -0.5).float().log_softmax(dim=-1)
+        logs = ((q @ k.transpose(2, 3) * q.shape[3] ** -0.5).float() + weights).log_softmax(dim=-1)
         return self._joined(logs.exp().to(v.dtype) @ v), logs[:, :heads]
 
 
@@ -90,9 +96,9 @@ class EncoderLayer(nn.Module):
         out: Tensor = x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))
         return out
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, weights: Tensor | None) -> Tensor:
         normed = self.self_attn_layer_norm(x)
-        return self.fed_forward(x + self.self_attn(normed, normed))
+        return self.fed_forward(x + self.self_attn(normed, normed, weights))
 
 
 class DecoderLayer(EncoderLayer):
@@ -103,17 +109,20 @@ class DecoderLayer(EncoderLayer):
         self.encoder_attn = Attention(shape)
         self.encoder_attn_layer_norm = nn.LayerNorm(shape.width)
 
-    def decoded(self, x: Tensor, rows: Tensor, watch: int) -> tuple[Tensor, Tensor]:
+    def decoded(self, x: Tensor, rows: Tensor, weights: Tensor, watch: int) -> tuple[Tensor, Tensor]:
         """The stream, and the log of the attention of the first `watch` heads over the rows."""
         normed = self.self_attn_layer_norm(x)
         x = x + self.self_attn(normed, normed, causal=True)
         normed = self.encoder_attn_layer_norm(x)
-        mixed, logs = self.encoder_attn.watched(normed, rows, watch)
+        mixed, logs = self.encoder_attn.watched(normed, rows, weights, watch)
         return self.fed_forward(x + mixed), logs
 
 
 class Encoder(nn.Module):
-    """Log-mel (batch, mels, frames) to rows (batch, frames / 2, width)."""
+    """Log-mel (batch, mels, frames) to rows (batch, frames / 2 + empty, width) and the logs of their weights.
+
+    `empty` are the positions behind the window of the rows that stand for all that are there.
+    """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -125,13 +134,22 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(shape) for _ in range(shape.encoder_layers))
         self.layer_norm = nn.LayerNorm(shape.width)
 
-    def forward(self, mel: Tensor) -> Tensor:
-        x = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)
-        x = x + self.embed_positions.weight[: x.shape[1]]
-        for layer in self.layers:
-            x = layer(x)
-        out: Tensor = self.layer_norm(x)
+    def _convolved(self, mel: Tensor) -> Tensor:
+        out: Tensor = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)
         return out
+
+    def forward(self, mel: Tensor, empty: Tensor) -> tuple[Tensor, Tensor]:
+        x = self._convolved(mel)
+        positions = self.embed_positions.weight
+        length, weights = x.shape[1], x.new_zeros(x.shape[1] + len(empty))
+        x = x + positions[:length]
+        if len(empty):
+            nothing = self._convolved(mel.new_zeros(1, mel.shape[1], 16))[:, 4:5]
+            x = torch.cat((x, (nothing + positions[empty]).expand(len(x), -1, -1)), dim=1)
+            weights[length:] = math.log((len(positions) - length) / len(empty))
+        for layer in self.layers:
+            x = layer(x, weights if len(empty) else None)
+        return self.layer_norm(x), weights
 
 
 class Decoder(nn.Module):
@@ -147,11 +165,11 @@ class Decoder(nn.Module):
         nn.init.normal_(self.embed_tokens.weight, std=0.05)
         self.embed_positions.weight.data = 0.05 * sinusoids(shape.target_positions, shape.width)
 
-    def forward(self, ids: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, ids: Tensor, rows: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = self.embed_tokens(ids) + self.embed_positions.weight[: ids.shape[1]]
         logs: list[Tensor] = []
         for layer in self.layers:
-            x, watched = layer.decoded(x, rows, self.watch)
+            x, watched = layer.decoded(x, rows, weights, self.watch)
             logs.append(watched)
         return self.layer_norm(x), logs[0], logs[-1]
 
@@ -178,11 +196,12 @@ class Whisper(nn.Module):
         self.phoneme_head = nn.Linear(shape.width, shape.phonemes)
         self.word_head = nn.Linear(shape.width, shape.words)
 
-    def forward(self, mel: Tensor, ids: Tensor) -> Scores:
-        rows = self.model["encoder"](mel)
-        stream, before, due = self.model["decoder"](ids, rows)
+    def forward(self, mel: Tensor, ids: Tensor, empty: Tensor) -> Scores:
+        rows, weights = self.model["encoder"](mel, empty)
+        stream, before, due = self.model["decoder"](ids, rows, weights)
+        rows, before, due = (part[..., : mel.shape[2] // 2, :] for part in (rows, before.mT, due.mT))
         tokens = F.linear(stream, self.model["decoder"].embed_tokens.weight)
-        return Scores(tokens, self.phoneme_head(rows), self.word_head(rows), before, due)
+        return Scores(tokens, self.phoneme_head(rows), self.word_head(rows), before.mT, due.mT)
 
     def parameter_count(self) -> int:
         """Number of numbers that are exported."""

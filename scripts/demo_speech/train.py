@@ -24,7 +24,6 @@ from .windows import Heard, read_shard
 SHARES = {"tokens": 1.0, "phonemes": 0.3, "words": 1.0, "before": 1.0, "looks": 1.0}  # of the loss
 SHARDS_A_BLOCK = 2
 SHORT, SHORT_SHARE = 350, 0.3  # frames: the longest window in the first so much of the training
-FULL = 3000  # frames of the window that faster-whisper hands over, whatever is in it
 
 
 @dataclass(frozen=True)
@@ -66,14 +65,7 @@ def groups(plan: Plan, block: int, heard: list[Heard], share: float) -> list[tup
     if group:
         made.append((group, group[-1].mel.shape[1]))
     rng.shuffle(made)
-    # zeros behind the sound: mostly few, and ever more often all that faster-whisper puts there
-    for at, (group, frames) in enumerate(made):
-        if rng.random() < (0.0 if share < SHORT_SHARE else 0.04 if share < 0.8 else 0.1):
-            rng.shuffle(group)
-            made[at] = group[: max(1, 2 * plan.batch_frames // FULL)], FULL
-        else:
-            made[at] = group, (frames + rng.randint(0, 120) + 1) // 2 * 2
-    return made
+    return [(group, (frames + rng.randint(0, 120) + 1) // 2 * 2) for group, frames in made]
 
 
 def learning_rate(plan: Plan, progress: Progress) -> float:
@@ -119,7 +111,7 @@ def losses(model: Whisper, batch: Batch, bfloat16: bool) -> dict[str, torch.Tens
         return -(logs * looks[:, None]).sum() / (looks.sum() * logs.shape[1] + 1e-6)
 
     with torch.autocast(batch.mel.device.type, torch.bfloat16, enabled=bfloat16):
-        scores = model(batch.mel, batch.given)
+        scores = model(batch.mel, batch.given, batch.empty)
     return {
         "tokens": mistaken(scores.tokens, batch.due),
         "phonemes": mistaken(scores.phonemes, batch.phonemes),

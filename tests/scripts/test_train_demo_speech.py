@@ -176,14 +176,14 @@ def test_what_is_exported_is_what_was_trained_and_faster_whisper_transcribes_wit
 
     mel = torch.from_numpy(np.random.default_rng(4).normal(size=(1, 80, 3000)).astype(np.float32))
     with torch.no_grad():
-        mine = network.model["encoder"](mel)[0].numpy()
+        mine = network.model["encoder"](mel, torch.tensor([], dtype=int))[0][0].numpy()
     theirs = np.array(model.model.encode(ctranslate2.StorageView.from_array(mel.numpy())))[0]
     assert np.abs(mine - theirs).mean() < 0.05 * np.abs(mine).mean()
 
     # the next token's scores of the exported decoder are those of the network, but for the rounding to 8 bits
     given = [vocabulary.start, vocabulary.no_timestamps]
     with torch.no_grad():
-        scores = network(mel, torch.tensor([given])).tokens[0, -1].numpy()
+        scores = network(mel, torch.tensor([given]), torch.tensor([], dtype=int)).tokens[0, -1].numpy()
     (said,) = model.model.generate(
         ctranslate2.StorageView.from_array(mel.numpy()),
         [given],
@@ -203,6 +203,23 @@ def test_what_is_exported_is_what_was_trained_and_faster_whisper_transcribes_wit
     )
     assert info.language == "en"
     assert all(0 <= word.start <= word.end <= 11.5 for segment in segments for word in segment.words or [])
+
+
+def test_few_empty_rows_stand_for_all_that_are_behind_a_window() -> None:
+    torch.manual_seed(3)
+    network = Whisper(TINY).eval()
+    ids, sound = torch.tensor([[5, 6, 7]]), torch.randn(1, 80, 200)
+    sound[:, :, -4:] = 0  # a window ends in zeros, or its last row would see where they begin
+    whole = torch.nn.functional.pad(sound, (0, 2800))
+    with torch.no_grad():
+        real = network(whole, ids, torch.tensor([], dtype=int))
+        every = network(sound, ids, torch.arange(100, 1500))
+        some = network(sound, ids, torch.arange(100, 1500, 28))
+        none = network(sound, ids, torch.tensor([], dtype=int))
+    assert torch.allclose(real.tokens, every.tokens, atol=1e-3)
+    assert torch.allclose(real.due[..., :99], every.due[..., :99], atol=1e-3)
+    error, without = ((real.tokens - other.tokens).abs().mean() for other in (some, none))
+    assert error < 0.1 * without
 
 
 def shard(path: Path, first: int) -> Path:
