@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .grammar import WORDS, is_held_out
-from .tokens import STEP_SECONDS, Vocabulary
+from .tokens import READER_STEPS, STEP_SECONDS, Vocabulary
 from .windows import Heard, from_bytes
 
 IGNORED = -100
 STAMPED_SHARE, PROMPTED_SHARE, WRONG_WORD_SHARE = 0.65, 0.15, 0.03
 EMPTY_ROWS, EMPTY_SHARE = 48, 0.8  # that stand for all behind a window, and of the batches that have them
+STAMP_LOOK = 0.06  # seconds on both sides of the time that a timestamp says
 AFTER_WORDS = 0.3  # seconds after the last word in which the end is to be seen
 
 
@@ -47,13 +48,14 @@ def lesson(rng: random.Random, vocabulary: Vocabulary, heard: Heard, prompt: Seq
     last = 0.0
     for number, one in enumerate(heard.sentences):
         if stamped:
-            said.append((vocabulary.stamp(one.start), None))
+            said.append((vocabulary.stamp(one.start), (one.start - STAMP_LOOK, one.start + STAMP_LOOK)))
         if one.ends or number == 0 or not stamped:
             for word in one.words:
                 said.append((vocabulary.words[word.name], (word.start, word.end)))
                 last = word.end
         if stamped and one.ends:
-            said.append((vocabulary.stamp(one.words[-1].end if one.words else one.start), None))
+            end = one.words[-1].end if one.words else one.start
+            said.append((vocabulary.stamp(end), (end - STAMP_LOOK, end + STAMP_LOOK)))
     said.append((vocabulary.end, (last, last + AFTER_WORDS) if last else None))
     opening = [vocabulary.start] if stamped else [vocabulary.start, vocabulary.no_timestamps]
     given, due = [*opening, *(token for token, _ in said)][:-1], [token for token, _ in said]
@@ -152,7 +154,7 @@ def collate(
     looks /= np.maximum(looks.sum(axis=2, keepdims=True), 1)
     before = np.pad(looks[:, :-1], ((0, 0), (1, 0), (0, 0)))
     empty = np.array(
-        sorted(rng.sample(range(rows, 1500), EMPTY_ROWS if rng.random() < EMPTY_SHARE else 0)), int
+        sorted(rng.sample(range(rows, READER_STEPS), EMPTY_ROWS if rng.random() < EMPTY_SHARE else 0)), int
     )
     return Batch(*map(torch.from_numpy, (mel, given, due, before, looks, sounding, saying, empty)))
 

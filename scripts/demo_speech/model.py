@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .tokens import READER_STEPS
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -33,7 +35,7 @@ class Shape:
     decoder_layers: int = 2
     heads: int = 4
     mels: int = 80
-    source_positions: int = 1500
+    source_positions: int = READER_STEPS
     target_positions: int = 448
     alignment_heads: int = 2
 

@@ -27,12 +27,12 @@ def write_flac(path: Path, sound: Sound) -> None:
 
 
 def write_recordings(folder: Path, seed: int) -> None:
-    """Six recordings of one sentence and two of five, with said.json: {file: [[[word, start, end], ...], ...]}."""
+    """Seven recordings of one sentence and one of five, with said.json: {file: [[[word, start, end], ...], ...]}."""
     espeak, rng = Espeak(), random.Random(f"{seed}:recordings")
     folder.mkdir(parents=True, exist_ok=True)
     said: dict[str, list[list[tuple[str, float, float]]]] = {}
     for number, voice in enumerate(rng.sample(held_out_voices(), 8)):
-        made = recording(espeak, rng, voice, 1 if number < 6 else 5)
+        made = recording(espeak, rng, voice, 1 if number < 7 else 5)
         name = f"{voice[0]}-{voice[1]}.flac".lower()
         write_flac(folder / name, made.sound)
         said[name] = [

@@ -17,6 +17,7 @@ from .grammar import WORDS
 WINDOW_SECONDS = 8
 STEP_SECONDS = 0.02  # of a timestamp token, and of a row that the encoder puts out
 STEPS = round(WINDOW_SECONDS / STEP_SECONDS)
+READER_STEPS = 1500  # rows that faster-whisper fills every window up to
 
 END, START, ENGLISH, NO_SPEECH, PREVIOUS, NO_TIMESTAMPS = (
     "<|endoftext|>",

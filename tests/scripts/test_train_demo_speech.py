@@ -154,6 +154,9 @@ def test_each_word_looks_at_its_own_time_and_the_end_after_the_last() -> None:
     looks = {due: look for due, look in zip(made.due, made.looks, strict=True) if look}
     assert looks[vocabulary.words["door"]] == pytest.approx((0.5, 0.8))
     assert looks[vocabulary.end][0] == pytest.approx(1.1)
+    for due, look in looks.items():
+        if due > vocabulary.no_timestamps:
+            assert sum(look) / 2 == pytest.approx((due - vocabulary.stamp(0.0)) * 0.02)
 
 
 def test_word_errors_are_the_fewest_edits() -> None:
