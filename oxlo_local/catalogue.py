@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct, field
 
 from oxlo_local import gguf
-from oxlo_local.calls import Sampling, TextOptions
+from oxlo_local.calls import Sampling, SpeechOptions, TextOptions
 from oxlo_local.entry import Build, Embedding, Engine, Image, Kind, Pooling, Price, Shape, Status
 from oxlo_local.errors import BadRequest, ModelNotFound, ModelNotLoaded, UnsupportedValue
 from oxlo_local.limits import price_of
@@ -41,7 +41,7 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One model. `id` and `path` are filled in when the catalogue is loaded; the rest is its table in models.toml."""
 
     id: str = ""
-    path: Path | None = None  # of the file that is loaded; None = not here
+    path: Path | None = None  # of the file, or folder, that is loaded; None = not here
 
     title: str = ""
     kind: Kind = "chat"
@@ -72,6 +72,7 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tool_format: str | None = None
     sampling: dict[str, int | float] = {}
     options: TextOptions = field(default_factory=TextOptions)
+    speech: SpeechOptions = field(default_factory=SpeechOptions)
     embedding: Embedding | None = None
     image: Image | None = None
     status: dict[str, Status] = {}  # facts that no stored source confirms; the others are confirmed
@@ -378,10 +379,11 @@ Table = dict[str, object]
 
 _TOP = ("schema", "models", "aliases")
 # Laid over key by key, not as a whole.
-_MERGED = frozenset({"sampling", "options", "files", "shape", "status", "endpoint_prices"})
+_MERGED = frozenset({"sampling", "options", "speech", "files", "shape", "status", "endpoint_prices"})
 _INNER: dict[str, type[Struct]] = {
     "sampling": Sampling,
     "options": TextOptions,
+    "speech": SpeechOptions,
     "shape": Shape,
     "embedding": Embedding,
     "image": Image,
@@ -462,7 +464,7 @@ def _lay_over(tables: dict[str, Table], own: Mapping[str, Table], path: Path) ->
 def _model(model_id: str, table: Table, installed: Mapping[str, Path], default_price: Decimal) -> Model:
     model = msgspec.convert(table, Model)
     path = installed.get(model_id)
-    if model.file is not None and Path(model.file).is_file():
+    if model.file is not None and Path(model.file).exists():
         path = Path(model.file)
     return msgspec.structs.replace(
         model,

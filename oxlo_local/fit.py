@@ -19,11 +19,12 @@ on the side of too much; what a loaded model takes is measured by its worker.
 """
 
 from collections.abc import Iterator
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
 
-from oxlo_local.calls import TextOptions
+from oxlo_local.calls import SpeechOptions, TextOptions
 from oxlo_local.errors import ModelDoesNotFit
 from oxlo_local.gguf import Geometry
 from oxlo_local.hardware import Machine
@@ -39,6 +40,7 @@ SEQUENCES = (32, 16, 8, 4, 2, 1)
 MOST_SEQUENCES_ON_CPU = 16  # more of them only wait for the same cores
 FEWEST_COMFORTABLE = 4
 KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
+HEARING = 600_000_000  # of a batch of chunks in the encoder and the decoder
 EYE_BUFFERS = 400_000_000  # of a large encoder at its largest image
 CTX_STEP = 256  # llama.cpp rounds each sequence's context up to this
 
@@ -104,6 +106,35 @@ class Plan(Struct, frozen=True):
         )
 
 
+class SpeechPlan(Struct, frozen=True):
+    """How a speech model is run here: what its files take, what computing a batch takes. Sizes in bytes."""
+
+    model: str
+    weights: int
+    buffers: int
+    process: int
+    device: Literal["cpu", "cuda"]
+    ram: int = 0
+    vram: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it together."""
+        return self.weights + self.buffers + self.process
+
+    @property
+    def arithmetic(self) -> str:
+        """The sum, in words."""
+        return (
+            f"weights {gigabytes(self.weights)} + buffers {gigabytes(self.buffers)} + process "
+            f"{gigabytes(self.process)} = {gigabytes(self.total)}"
+        )
+
+    def options(self, given: SpeechOptions) -> SpeechOptions:
+        """`given`, kept off the GPU where it does not fit there; else the engine uses the GPU if it can."""
+        return msgspec.structs.replace(given, device="cpu") if self.device == "cpu" else given
+
+
 def gigabytes(size: int | None) -> str:
     """A size for people, in powers of ten as disks and hubs count; MB below one GB."""
     if size is None:
@@ -125,7 +156,29 @@ def plan(name: str, geometry: Geometry, machine: Machine, options: TextOptions |
     raise ModelDoesNotFit(_refusal(name, geometry, machine, options), param="model")
 
 
-def less(machine: Machine, plan: Plan) -> Machine:
+def speech(
+    name: str, weights: int, vram_gb: float | None, machine: Machine, options: SpeechOptions
+) -> SpeechPlan:
+    """The way to run a speech model here: on the GPU where it fits, else on the CPU.
+
+    `weights` is the size of its files, `vram_gb` what the catalogue says it takes on a GPU. Raises ModelDoesNotFit
+    with the arithmetic.
+    """
+    on_gpu = max(int((vram_gb or 0) * 1e9), weights + GPU_CONTEXT)
+    free = max((gpu.free for gpu in machine.gpus), default=0)
+    if options.device != "cpu" and on_gpu <= free * USABLE:
+        return SpeechPlan(name, weights, on_gpu - weights, PROCESS, device="cuda", ram=PROCESS, vram=on_gpu)
+    plan = SpeechPlan(name, weights, HEARING, PROCESS, device="cpu", ram=weights + HEARING + PROCESS)
+    limit = machine.ram_available
+    if options.device == "cuda" or (limit is not None and plan.total > limit * USABLE):
+        gpus = "".join(f" and {gigabytes(gpu.free)} on {gpu.name}" for gpu in machine.gpus)
+        raise ModelDoesNotFit(
+            f"{name} does not fit: {plan.arithmetic}; free are {gigabytes(limit)} of RAM{gpus}", param="model"
+        )
+    return plan
+
+
+def less(machine: Machine, plan: Plan | SpeechPlan) -> Machine:
     """The machine that is left when `plan` runs on it."""
     ram = None if machine.ram_available is None else max(machine.ram_available - plan.ram, 0)
     taken = plan.vram

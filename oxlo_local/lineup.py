@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from oxlo_local import fit, gguf, mmproj
-from oxlo_local.calls import EmbeddingOptions, TextOptions
+from oxlo_local.calls import EmbeddingOptions, SpeechOptions, TextOptions
 from oxlo_local.catalogue import Catalogue, Model, local_model, servable
 from oxlo_local.config import Settings
 from oxlo_local.errors import BadRequest, UnsupportedValue
@@ -50,6 +50,13 @@ def specs(
         raise BadRequest("--draft is the draft model of one model; serve that one alone", param="draft")
     found = []
     for model in models:
+        if model.engine == "speech" and model.path is not None:
+            spoken = speech(model, settings)
+            weights = sum(file.stat().st_size for file in model.path.iterdir())
+            room = fit.speech(model.id, weights, model.vram_gb, machine, spoken)
+            machine = fit.less(machine, room)
+            found.append(WorkerSpec(model.id, model.engine, str(model.path), room.options(spoken)))
+            continue
         if model.engine != "text" or model.path is None:
             raise UnsupportedValue(
                 f"{model.id} cannot be started: its engine is {model.engine}", param="model"
@@ -111,6 +118,17 @@ def pooled(model: Model, options: TextOptions) -> EmbeddingOptions:
         gpu_layers=options.gpu_layers,
         flash_attention=options.flash_attention,
         pooling=model.embedding.pooling if model.embedding is not None else None,
+    )
+
+
+def speech(model: Model, settings: Settings) -> SpeechOptions:
+    """A speech model's own options with what the settings say on top."""
+    own = model.speech
+    return msgspec.structs.replace(
+        own,
+        threads=settings.threads or own.threads,
+        parallel=settings.parallel or own.parallel,
+        device="cpu" if settings.gpu_layers == 0 else own.device,
     )
 
 

@@ -65,7 +65,7 @@ MAP: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Fetching models", ("pull.py", "hub.py", "store.py")),
     ("For all", ("config.py", "log.py", "metrics.py")),
     ("Commands", ("cli/", "client.py", "launch.py", "transcript.py", "bench.py", "stream_connection.py")),
-    ("For tests", ("random_model.py", "random_eye.py")),
+    ("For tests", ("random_model.py", "random_eye.py", "random_whisper.py")),
 )
 
 

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from oxlo_local import catalogue as room
-from oxlo_local.calls import TextOptions
+from oxlo_local.calls import SpeechOptions, TextOptions
 from oxlo_local.catalogue import Catalogue, Model, micros, normal, servable, shipped_toml
 from oxlo_local.errors import BadRequest, ModelNotFound, ModelNotLoaded, UnsupportedValue
 from oxlo_local.random_model import Architecture, Pooling, write
@@ -141,8 +141,9 @@ def test_a_wheel_carries_it_inside_the_package(tmp_path: Path) -> None:
     assert shipped_toml() == ROOT / "models.toml"
     package = tmp_path / "oxlo_local"
     package.mkdir()
-    for name in ("__init__", "catalogue", "entry", "gguf", "limits", "calls", "errors"):
+    for name in ("__init__", "catalogue", "entry", "gguf", "limits", "errors"):
         shutil.copy(ROOT / "oxlo_local" / f"{name}.py", package)
+    shutil.copytree(ROOT / "oxlo_local" / "calls", package / "calls")
     shutil.copy(ROOT / "models.toml", package)
     code = "from oxlo_local.catalogue import *; print(shipped_toml(), len(Catalogue.load(None, installed={}).models))"
     answer = subprocess.run(
@@ -383,3 +384,14 @@ def test_money_is_whole_micro_dollars(usd: str, whole: int) -> None:
     assert micros(Decimal(usd)) == whole
     with pytest.raises(BadRequest):
         micros(Decimal(usd) + Decimal("0.0000001"))
+
+
+def test_how_speech_is_run_is_said_key_by_key(tmp_path: Path) -> None:
+    own = tmp_path / "models.toml"
+    own.write_text('[models.whisper-tiny.speech]\nbatch = 4\ndevice = "cpu"\n')
+    assert Catalogue.load(own, installed={}).find("whisper-tiny").speech == SpeechOptions(
+        batch=4, device="cpu"
+    )
+    own.write_text("[models.whisper-tiny.speech]\nbatches = 4\n")
+    with pytest.raises(BadRequest, match=r"speech: unknown key 'batches'; did you mean batch\?"):
+        Catalogue.load(own, installed={})

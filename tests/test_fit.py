@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oxlo_local import fit, gguf, random_model
-from oxlo_local.calls import TextOptions
+from oxlo_local.calls import SpeechOptions, TextOptions
 from oxlo_local.errors import ModelDoesNotFit
 from oxlo_local.gguf import Geometry
 from oxlo_local.hardware import Gpu, Machine
@@ -245,3 +245,24 @@ def test_the_arithmetic_is_llama_cpps(
 
     assert plan.kv == pytest.approx(allocated["kv"], rel=0.01, abs=20_000)  # the log has two decimals
     assert allocated["buffers"] <= plan.buffers <= 2 * allocated["buffers"] + 5_000_000
+
+
+def test_a_speech_model_goes_to_the_gpu_where_it_fits_else_to_memory() -> None:
+    on_gpu = fit.speech("w", 3 * GB, 4.5, CARD, SpeechOptions())
+    assert (on_gpu.device, on_gpu.vram) == ("cuda", int(4.5 * GB))
+    assert fit.less(CARD, on_gpu).gpus[0].free == CARD.gpus[0].free - on_gpu.vram
+    assert on_gpu.options(SpeechOptions()).device is None  # the engine looks whether it can use the GPU
+    on_cpu = fit.speech("w", 3 * GB, 4.5, CARD, SpeechOptions(device="cpu"))
+    assert (on_cpu.device, on_cpu.vram, on_cpu.ram) == ("cpu", 0, on_cpu.total)
+    assert on_cpu.options(SpeechOptions(batch=3)) == SpeechOptions(batch=3, device="cpu")
+    assert fit.speech("w", 3 * GB, None, LAPTOP, SpeechOptions()).device == "cpu"
+
+
+def test_a_speech_model_that_fits_nowhere_is_refused_with_the_sum() -> None:
+    small = Machine(2, 4 * GB, 3 * GB)
+    with pytest.raises(
+        ModelDoesNotFit, match=r"weights 3\.0 GB \+ buffers 600 MB .* = 3\.8 GB; free are 3\.0 GB"
+    ):
+        fit.speech("w", 3 * GB, None, small, SpeechOptions())
+    with pytest.raises(ModelDoesNotFit):
+        fit.speech("w", 30 * GB, None, CARD, SpeechOptions(device="cuda"))

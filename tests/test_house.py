@@ -51,6 +51,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "transcript",
             "mmproj",
             "random_eye",
+            "random_whisper",
         }
     ),
     frozenset({"fit", "store", "allowance", "audit", "claims", "instance", "engines", "bench"}),
@@ -75,7 +76,9 @@ SEES_ONLY: dict[str, frozenset[str]] = {
 # Every foreign library has one room.
 LIBRARY_ROOMS: dict[str, tuple[str, ...]] = {
     "diffusers": (),
-    "faster_whisper": (),
+    "av": ("engines/speech/recording.py",),
+    "ctranslate2": ("engines/speech/whisper.py", "random_whisper.py"),
+    "faster_whisper": ("engines/speech/whisper.py", "engines/speech/voice.py", "random_whisper.py"),
     "gguf": ("random_model.py", "random_eye.py"),
     "httptools": ("stream_connection.py",),
     "filelock": ("hub.py",),
@@ -92,7 +95,14 @@ LIBRARY_ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "llguidance": ("engines/text/grammar.py",),
     "PIL": ("engines/text/pixels.py",),
-    "numpy": ("engines/text/", "engines/embedding/", "random_model.py", "random_eye.py"),
+    "numpy": (
+        "engines/text/",
+        "engines/embedding/",
+        "engines/speech/",
+        "random_model.py",
+        "random_eye.py",
+        "random_whisper.py",
+    ),
     "platformdirs": ("config.py",),
     "prometheus_client": ("metrics.py",),
     "prompt_toolkit": ("cli/terminal.py",),
@@ -115,6 +125,10 @@ PURE = (
     "fit.py",
     "protocol/",
     "workers/router.py",
+    "engines/speech/batch.py",
+    "engines/speech/quality.py",
+    "engines/speech/stretches.py",
+    "engines/speech/timing.py",
     "engines/text/batcher.py",
     "engines/text/channels.py",
     "engines/text/conversation.py",
@@ -138,6 +152,7 @@ WAIVERS: dict[str, str] = {}
 
 # Modules whose test has another name: the file that holds them to account.
 TESTED_BY: dict[str, str] = {
+    "engines/speech/hearing.py": "engines/speech/test_engine.py",
     "engines/embedding/reading.py": "engines/embedding/test_engine.py",
     "engines/text/intake.py": "engines/text/test_engine.py",
     "engines/text/reading.py": "engines/text/test_engine.py",

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from oxlo_local import config, fit
-from oxlo_local.calls import EmbeddingOptions, TextOptions
+from oxlo_local.calls import EmbeddingOptions, SpeechOptions, TextOptions
 from oxlo_local.catalogue import Catalogue, Model
 from oxlo_local.config import Settings
 from oxlo_local.entry import Embedding
@@ -158,3 +158,17 @@ def test_a_draft_counts(long_winded: Path, settings: Settings) -> None:
     assert specs([large], settings, machine(both), known(large))
     with pytest.raises(ModelDoesNotFit, match=r"\+ draft model"):
         specs([drafted], settings, machine(both * 0.7), known(drafted))
+
+
+def test_a_speech_model_runs_as_its_entry_and_the_settings_say(tmp_path: Path, home: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(b"x" * 1000)
+    own = SpeechOptions(batch=4, threads=3, longest=60.0)
+    model = Model(id="w", kind="speech", engine="speech", path=tmp_path, price_usd=PRICE, speech=own)
+    (plain,) = specs([model], config.load({"home": home}, {}), machine(4), known(model))
+    assert (plain.engine, plain.path) == ("speech", str(tmp_path))
+    assert plain.options == msgspec.structs.replace(own, device="cpu")
+    told = config.load({"home": home, "threads": 2, "parallel": 6, "gpu_layers": 0}, {})
+    (set_,) = specs([model], told, machine(4), known(model))
+    assert set_.options == SpeechOptions(batch=4, threads=2, parallel=6, longest=60.0, device="cpu")
+    with pytest.raises(ModelDoesNotFit, match="w does not fit"):
+        specs([model], told, machine(0.5), known(model))

@@ -10,6 +10,7 @@ Progress = Callable[[float], None]
 ENGINES = {
     "text": "oxlo_local.engines.text.engine:TextEngine",
     "embedding": "oxlo_local.engines.embedding.engine:EmbeddingEngine",
+    "speech": "oxlo_local.engines.speech.engine:SpeechEngine",
     "echo": "oxlo_local.engines.echo:EchoEngine",
 }
 
