@@ -24,7 +24,7 @@ MOST_TELLING = (
     4,
     2,
 )  # rows of a guess whose cost is measured (guess.ROWS), for as long as PATIENCE lasts
-PATIENCE = 2.0  # seconds; what has not been measured then follows from what has
+PATIENCE = 1.0  # seconds; what has not been measured then follows from what has
 
 
 def fewest_together(llama: Llama, slots: int) -> int:

@@ -1,19 +1,47 @@
 """Speculative decoding on real models: the same answers as without it, in fewer steps, and nothing left behind."""
 
 import random
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from oxlo_local.calls import Constraint, Sampling
 from oxlo_local.engines.text.engine import TextEngine
-from oxlo_local.engines.weights import LoadError
-from oxlo_local.random_model import Architecture, Shape, write
+from oxlo_local.random_model import Architecture
+from tests.conftest import demo_model
 from tests.engines.text.conftest import Answers, MakeEngine, drive
 from tests.engines.text.test_engine import assert_same, call, tokens
 
 CUTTABLE: list[Architecture] = ["llama", "gemma2"]
+
+
+@dataclass(frozen=True)
+class Teller:
+    """A model that writes as it was taught. What it says behind `opening` repeats; behind `asked` it need not."""
+
+    path: Path
+    asked: str
+    opening: str
+
+
+@pytest.fixture(params=["oxlo-demo", "stories260K"])
+def teller(request: pytest.FixtureRequest) -> Teller:
+    if request.param == "oxlo-demo":
+        asked = "<|im_start|>user\nShow me Python code for the OpenAI SDK<|im_end|>\n<|im_start|>assistant\n"
+        return Teller(demo_model(), asked, f"{asked}{CODE}<|im_end|>\n{asked}")
+    path = Path(request.getfixturevalue("shared")) / "models" / "stories260K.gguf"
+    opening = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
+    return Teller(path, opening, opening)
+
+
+CODE = """\
+```python
+from openai import OpenAI
+client = OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="any")
+answer = client.chat.completions.create(model="oxlo-demo", messages=[{"role": "user", "content": "Hello"}])
+print(answer.choices[0].message.content)
+```"""
 
 
 def looping(count: int, seed: int) -> list[int]:
@@ -49,11 +77,9 @@ def test_greedy_is_the_same_with_guesses(make_engine: MakeEngine, kind: Architec
     assert_idle(guessing)
 
 
-def test_a_trained_model_tells_the_same_story_in_fewer_steps(make_engine: MakeEngine, shared: Path) -> None:
-    path = shared / "models" / "stories260K.gguf"
-    opening = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
-    ask = call("s", opening, 200)
-    plain, guessing = pair(make_engine, architecture=path, ctx=512)
+def test_a_trained_model_tells_the_same_story_in_fewer_steps(make_engine: MakeEngine, teller: Teller) -> None:
+    ask = call("s", teller.opening, 200)
+    plain, guessing = pair(make_engine, architecture=teller.path, ctx=512)
     without, with_ = drive(plain, [ask]), drive(guessing, [ask])
     assert without.texts == with_.texts
     gauges = guessing.gauges()
@@ -78,20 +104,18 @@ def test_a_trained_model_tells_the_same_story_in_fewer_steps(make_engine: MakeEn
     ids=["temperature", "filters", "repeat", "penalties", "mirostat", "bias"],
 )
 def test_a_seed_draws_the_same_text_with_guesses(
-    make_engine: MakeEngine, shared: Path, sampling: Sampling
+    make_engine: MakeEngine, teller: Teller, sampling: Sampling
 ) -> None:
-    path = shared / "models" / "stories260K.gguf"
-    ask = call("s", "Lily and Tom, Lily and Tom, Lily and Tom,", 120, sampling=sampling, n=3)
-    plain, guessing = pair(make_engine, architecture=path, ctx=512)
+    ask = call("s", teller.opening, 120, sampling=sampling, n=3)
+    plain, guessing = pair(make_engine, architecture=teller.path, ctx=512)
     assert drive(plain, [ask]).texts == drive(guessing, [ask]).texts
     assert guessing.gauges().accepted_tokens > 0
     assert_idle(guessing)
 
 
-def test_scores_are_the_same_with_guesses(make_engine: MakeEngine, shared: Path) -> None:
-    path = shared / "models" / "stories260K.gguf"
-    ask = call("s", "Lily and Tom, Lily and Tom, Lily and Tom,", 80, echo=True)
-    plain, guessing = pair(make_engine, architecture=path, ctx=512)
+def test_scores_are_the_same_with_guesses(make_engine: MakeEngine, teller: Teller) -> None:
+    ask = call("s", teller.opening, 80, echo=True)
+    plain, guessing = pair(make_engine, architecture=teller.path, ctx=512)
     without, with_ = drive(plain, [ask]).logprobs["s", 0], drive(guessing, [ask]).logprobs["s", 0]
     assert [score.bytes for score in without] == [score.bytes for score in with_]
     assert all(
@@ -105,20 +129,28 @@ def test_scores_are_the_same_with_guesses(make_engine: MakeEngine, shared: Path)
 # -- where an answer ends -----------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Story:
+    """Two engines, what both are asked, and what both say."""
+
+    plain: TextEngine
+    guessing: TextEngine
+    asked: str
+    opening: str
+    whole: str
+
+
 @pytest.fixture
-def story(make_engine: MakeEngine, shared: Path) -> tuple[TextEngine, TextEngine, str]:
-    """Two engines, and what both go on to say after `opening` (below)."""
-    plain, guessing = pair(make_engine, architecture=shared / "models" / "stories260K.gguf", ctx=512)
-    return plain, guessing, drive(plain, [call("whole", OPENING, 150)]).texts["whole", 0]
+def story(make_engine: MakeEngine, teller: Teller) -> Story:
+    plain, guessing = pair(make_engine, architecture=teller.path, ctx=512)
+    whole = drive(plain, [call("whole", teller.asked, 150)]).texts["whole", 0]
+    return Story(plain, guessing, teller.asked, teller.opening, whole)
 
 
-OPENING = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park."
-
-
-def test_a_stop_string_ends_an_answer_within_a_guess(story: tuple[TextEngine, TextEngine, str]) -> None:
-    plain, guessing, whole = story
+def test_a_stop_string_ends_an_answer_within_a_guess(story: Story) -> None:
+    plain, guessing, whole = story.plain, story.guessing, story.whole
     for begin in range(20, len(whole) - 8, 17):
-        ask = call(f"stop{begin}", OPENING, 150, stop=[whole[begin : begin + 6]])
+        ask = call(f"stop{begin}", story.opening, 150, stop=[whole[begin : begin + 6]])
         without, with_ = drive(plain, [ask]), drive(guessing, [ask])
         assert without.texts == with_.texts
         assert without.done(ask.id).usage.completion_tokens == with_.done(ask.id).usage.completion_tokens
@@ -126,10 +158,10 @@ def test_a_stop_string_ends_an_answer_within_a_guess(story: tuple[TextEngine, Te
     assert_idle(guessing)
 
 
-def test_the_limit_is_the_limit(story: tuple[TextEngine, TextEngine, str]) -> None:
-    plain, guessing, _ = story
+def test_the_limit_is_the_limit(story: Story) -> None:
+    plain, guessing = story.plain, story.guessing
     for most in [*range(1, 12), 45, 46, 47]:
-        ask = call(f"max{most}", OPENING, most)
+        ask = call(f"max{most}", story.opening, most)
         without, with_ = drive(plain, [ask]), drive(guessing, [ask])
         assert without.texts == with_.texts
         assert with_.done(ask.id).usage.completion_tokens == most
@@ -158,11 +190,10 @@ def test_a_constraint_holds_in_guesses(make_engine: MakeEngine) -> None:
 # -- what the cache holds afterwards --------------------------------------------------------------------------------
 
 
-def test_a_conversation_goes_on_from_what_was_guessed(make_engine: MakeEngine, shared: Path) -> None:
-    path = shared / "models" / "stories260K.gguf"
-    plain, guessing = pair(make_engine, architecture=path, ctx=512)
-    first = drive(guessing, [call("one", OPENING, 90)]).texts["one", 0]
-    ask = call("two", OPENING + first + " Then", 60)
+def test_a_conversation_goes_on_from_what_was_guessed(make_engine: MakeEngine, teller: Teller) -> None:
+    plain, guessing = pair(make_engine, architecture=teller.path, ctx=512)
+    first = drive(guessing, [call("one", teller.opening, 90)]).texts["one", 0]
+    ask = call("two", teller.opening + first + " Then", 60)
     warm, fresh = drive(guessing, [ask]), drive(plain, [ask])
     assert warm.texts == fresh.texts
     assert warm.done("two").usage.cached_tokens > 60
@@ -237,9 +268,9 @@ def test_unasked_it_is_where_it_gains(make_engine: MakeEngine) -> None:
 # -- predictions ----------------------------------------------------------------------------------------------------
 
 
-def test_a_prediction_that_comes_true_is_counted(story: tuple[TextEngine, TextEngine, str]) -> None:
-    plain, guessing, whole = story
-    ask = call("p", OPENING, 150, prediction=whole)
+def test_a_prediction_that_comes_true_is_counted(story: Story) -> None:
+    plain, guessing, whole = story.plain, story.guessing, story.whole
+    ask = call("p", story.asked, 150, prediction=whole)
     answers = drive(guessing, [ask])
     assert answers.texts["p", 0] == whole
     usage, gauges = answers.done("p").usage, guessing.gauges()
@@ -251,136 +282,18 @@ def test_a_prediction_that_comes_true_is_counted(story: tuple[TextEngine, TextEn
     assert without.accepted_prediction == without.rejected_prediction == 0
 
 
-def test_a_prediction_with_a_word_changed_is_found_again(story: tuple[TextEngine, TextEngine, str]) -> None:
-    _, guessing, whole = story
+def test_a_prediction_with_a_word_changed_is_found_again(story: Story) -> None:
+    guessing, whole = story.guessing, story.whole
     words = whole.split(" ")
     words[len(words) // 2] = "elephant"
-    answers = drive(guessing, [call("p", OPENING, 150, prediction=" ".join(words))])
+    answers = drive(guessing, [call("p", story.asked, 150, prediction=" ".join(words))])
     assert answers.texts["p", 0] == whole
     usage = answers.done("p").usage
-    assert usage.accepted_prediction > 60 and usage.rejected_prediction > 0
+    assert usage.accepted_prediction >= 50 and usage.rejected_prediction > 0
 
 
-def test_a_prediction_of_something_else_changes_nothing(story: tuple[TextEngine, TextEngine, str]) -> None:
-    _, guessing, whole = story
-    answers = drive(guessing, [call("p", OPENING, 150, prediction="ZZZ " * 3000)])
+def test_a_prediction_of_something_else_changes_nothing(story: Story) -> None:
+    guessing, whole = story.guessing, story.whole
+    answers = drive(guessing, [call("p", story.asked, 150, prediction="ZZZ " * 3000)])
     assert answers.texts["p", 0] == whole
     assert answers.done("p").usage.accepted_prediction == 0
-
-
-# -- drafts ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def friend(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of the same vocabulary that hardly ever agrees."""
-    path = tmp_path_factory.mktemp("drafts") / "friend.gguf"
-    write(path, shape=Shape(d=32, layers=1), seed=9)
-    return path
-
-
-@pytest.mark.parametrize("kind", CUTTABLE)
-@pytest.mark.parametrize("layout", ["streams", "unified"])
-@pytest.mark.parametrize("twin", [True, False], ids=["twin", "friend"])
-def test_greedy_is_the_same_with_drafts(
-    make_engine: MakeEngine,
-    model_path: Callable[[Architecture], Path],
-    friend: Path,
-    kind: Architecture,
-    layout: str,
-    twin: bool,
-) -> None:
-    """A model that drafts for itself is always right but for rounding; a random one is often wrong."""
-    calls = [call(f"c{i}", tokens(5 + i, seed=i), 20) for i in range(4)]
-    plain = make_engine(kind, kv_layout=layout)
-    drafted = make_engine(kind, kv_layout=layout, draft=str(model_path(kind) if twin else friend), guesses=3)
-    without, with_ = drive(plain, calls), drive(drafted, calls)
-    for one in calls:
-        assert_same(without, with_, (one.id, 0))
-    gauges = drafted.gauges()
-    assert gauges.guessed_tokens > 0
-    if twin:
-        assert gauges.accepted_tokens > 0.9 * gauges.guessed_tokens
-        assert gauges.steps < plain.gauges().steps / 2
-    else:
-        assert gauges.accepted_tokens < gauges.guessed_tokens
-    assert_idle(drafted)
-
-
-def test_a_draft_follows_prefixes_cuts_and_long_prompts(
-    make_engine: MakeEngine, model_path: Callable[[Architecture], Path]
-) -> None:
-    engine = make_engine(draft=str(model_path("llama")), guesses=4)
-    plain = make_engine()
-    head = tokens(150, seed=1)  # several chunks
-    prompts = {
-        "first": head,
-        "goes_on": [*head, *tokens(40, seed=2)],
-        "parts": [*head[:100], *tokens(30, seed=3)],
-        "short": tokens(6, seed=4),
-        "again": head,
-    }
-    for id, prompt in prompts.items():
-        before = engine.gauges()
-        assert_same(drive(plain, [call(id, prompt, 40)]), drive(engine, [call(id, prompt, 40)]), (id, 0))
-        guessed = engine.gauges().guessed_tokens - before.guessed_tokens
-        right = engine.gauges().accepted_tokens - before.accepted_tokens
-        assert 0.9 * guessed < right, "its cache is in step"
-    assert_idle(engine)
-
-
-def test_many_sequences_draft_together_and_leave_at_random(
-    make_engine: MakeEngine, model_path: Callable[[Architecture], Path]
-) -> None:
-    engine = make_engine(draft=str(model_path("llama")), guesses=3, kv_layout="unified", ctx=256)
-    chance = random.Random(5)
-    calls = [call(f"c{i}", tokens(chance.randrange(5, 60), i), chance.randrange(1, 40)) for i in range(24)]
-
-    def leave(step: int, answers: Answers) -> None:
-        open_calls = [one.id for one in calls if one.id not in answers.ends]
-        if open_calls and chance.random() < 0.2:
-            engine.cancel(chance.choice(open_calls))
-
-    answers = drive(engine, calls, each_step=leave)
-    assert len(answers.ends) == 24
-    assert engine.gauges().accepted_tokens > 0
-    assert_idle(engine)
-
-
-def test_a_seed_draws_the_same_text_with_drafts(make_engine: MakeEngine, shared: Path) -> None:
-    path = shared / "models" / "stories260K.gguf"
-    ask = call("s", OPENING, 100, sampling=Sampling(temperature=0.5, seed=3), n=2)
-    plain = make_engine(path, ctx=512)
-    drafted = make_engine(path, ctx=512, draft=str(path), guesses=4)
-    assert drive(plain, [ask]).texts == drive(drafted, [ask]).texts
-    assert drafted.gauges().accepted_tokens > 0
-
-
-def test_a_draft_that_cannot_be_one_is_refused(
-    make_engine: MakeEngine, model_path: Callable[[Architecture], Path], tmp_path: Path
-) -> None:
-    write(tmp_path / "larger.gguf", shape=Shape(vocab=1024))
-    write(tmp_path / "padded.gguf", shape=Shape(vocab=520))
-    with pytest.raises(LoadError, match="vocabulary has 1,024 tokens, and not 512"):
-        make_engine(draft=str(tmp_path / "larger.gguf"))
-    with pytest.raises(LoadError, match="memory cannot be cut"):
-        make_engine(draft=str(model_path("mamba")))
-    with pytest.raises(LoadError, match="needs the option draft"):
-        make_engine(speculation="draft")
-    with pytest.raises(LoadError, match="cannot load"):
-        make_engine(draft=str(tmp_path / "nothing.gguf"))
-    assert drive(make_engine(draft=str(tmp_path / "padded.gguf"), guesses=3), [call("c", tokens(9, 1))]).done(
-        "c"
-    )
-
-
-def test_a_draft_of_another_family_is_refused(make_engine: MakeEngine, shared: Path, tmp_path: Path) -> None:
-    path = shared / "models" / "stories260K.gguf"
-    with pytest.raises(LoadError, match="take a smaller model of the same family"):
-        make_engine(path, draft=str(other_words(tmp_path)), ctx=512)
-
-
-def other_words(folder: Path) -> Path:
-    """A model with as many tokens as stories260K, which mean something else."""
-    write(folder / "other.gguf", shape=Shape(vocab=512))
-    return folder / "other.gguf"
