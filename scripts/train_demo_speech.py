@@ -185,8 +185,8 @@ def evaluate(given: argparse.Namespace) -> int:
         print("\n".join(everybody.faults + longer.faults))
     print(exam.table(voices))
     print(f"{'words of one sentence':24} {exam.times(everybody.word_starts, everybody.word_ends)}")
-    print(f"{'sentences':24} {exam.times(everybody.segment_starts, everybody.segment_ends)}")
     print(f"{'words of five on end':24} {exam.times(longer.word_starts, longer.word_ends)}")
+    print(f"{'segments of five on end':24} {exam.times(longer.segment_starts, longer.segment_ends)}")
     print(f"five sentences on end, over several windows: {longer.wrong} of {longer.words} words wrong:"
           f" {100 * longer.error_rate:.1f} % WER")  # fmt: skip
     print(f"silence and noise: words heard in {spoke} of {len(quiet)} recordings")

@@ -156,7 +156,7 @@ def timed(
     for number, (word, start) in enumerate(begun):
         limit = begun[number + 1][1] if number + 1 < len(begun) else float("inf")
         own = [phoneme for phoneme in sounding if start - 1e-4 <= phoneme.start < limit - 1e-4]
-        words.append(Spoken(word, start, own[-1].end if own else min(limit, start + 0.1)))
+        words.append(Spoken(word, start, min(limit, own[-1].end if own else start + 0.1)))
     return words, sounding
 
 

@@ -101,7 +101,7 @@ def edits(spoken: Sequence[str], heard: Sequence[str]) -> list[tuple[int | None,
 
 @dataclass
 class Score:
-    """Errors counted over recordings; times in seconds, each the distance of a right word or segment from the truth."""
+    """Errors counted over recordings; times in seconds, each the distance from the truth of a right word, or of the nearest segment."""
 
     words: int = 0
     wrong: int = 0
@@ -139,13 +139,20 @@ def asked(model: WhisperModel, question: Question, beam: int) -> Score:
     if score.wrong:
         said = " ".join(word.word.strip() for word in heard)
         score.faults.append(f"{question.voice}: {' '.join(word.name for word in truth)!r} -> {said!r}")
-    # the segments as the model stamps them, without what word times make of them afterwards
-    plain = list(model.transcribe(question.sound, beam_size=beam)[0])
-    if len(plain) == len(question.sentences):
-        for segment, sentence in zip(plain, question.sentences, strict=True):
-            score.segment_starts.append(abs(segment.start - sentence[0].start))
-            score.segment_ends.append(abs(segment.end - sentence[-1].end))
+    if len(question.sentences) > 1:
+        _segments_asked(model, question, beam, score)
     return score
+
+
+def _segments_asked(model: WhisperModel, question: Question, beam: int, score: Score) -> None:
+    """Scores the segments as the model stamps them, without what word times make of them afterwards.
+
+    Only of several sentences: of a window with one, faster-whisper takes the window's beginning for the segment's.
+    """
+    segments = list(model.transcribe(question.sound, beam_size=beam)[0])
+    for sentence in question.sentences if segments else ():
+        score.segment_starts.append(min(abs(segment.start - sentence[0].start) for segment in segments))
+        score.segment_ends.append(min(abs(segment.end - sentence[-1].end) for segment in segments))
 
 
 def scored(model: WhisperModel, questions: Sequence[Question], beam: int = 5) -> dict[str, Score]:
