@@ -89,10 +89,10 @@ class Whisper:
         self._frames = int(self._model.feature_extractor.nb_max_frames)
         self.positions = shapes.get(f"decoder/{POSITIONS}", (448,))[0]
         heard = 2 * shapes.get(f"encoder/{POSITIONS}", (self._frames // 2,))[0]
-        if heard != self._frames:
+        if heard < self._frames:
             raise LoadError(
                 f"its encoder takes {heard} frames and preprocessor_config.json says {self._frames}: "
-                "chunk_length must be the window that it was trained with"
+                "chunk_length is longer than the window that it was trained with"
             )
         self.parameters = sum(
             int(np.prod(shape)) for name, shape in shapes.items() if name.endswith("weight")
