@@ -25,7 +25,7 @@ from oxlo_local.errors import BadRequest, ModelNotFound, ModelNotLoaded, Unsuppo
 from oxlo_local.limits import price_of
 
 # The kinds that have an endpoint.
-SERVED_KINDS: frozenset[Kind] = frozenset({"chat", "embedding", "rerank"})
+SERVED_KINDS: frozenset[Kind] = frozenset({"chat", "embedding", "rerank", "speech"})
 # What an engine imports in its worker. The extra that installs it has the engine's name.
 EXTRAS: dict[Engine, tuple[str, ...]] = {
     "text": ("llama_cpp",),

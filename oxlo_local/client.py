@@ -7,6 +7,7 @@ Whatever goes wrong is an `OxloError`: the server's own error object, before or 
 `Unavailable` with the address when nobody answers there.
 """
 
+import io
 import ipaddress
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -253,14 +254,14 @@ def decode_chunk(data: bytes) -> Chunk:
     except msgspec.DecodeError as error:
         raise ServerError(f"the server sent a stream event that is no chat chunk: {error}") from error
     if chunk.error is not None:
-        raise _raised(chunk.error, 500)
+        raise raised(chunk.error, 500)
     return chunk
 
 
 def error_from(status: int, body: bytes, headers: Mapping[str, str], url: str) -> OxloError:
     """The exception for an answer that is no success; a body in no known shape is quoted, cut."""
     try:
-        error = _raised(msgspec.json.decode(body, type=_ErrorBody).error, status)
+        error = raised(msgspec.json.decode(body, type=_ErrorBody).error, status)
     except msgspec.DecodeError:
         said = body[:200].decode("utf-8", "replace").strip()
         error = ServerError(f"{url} answered {status}" + (f": {said}" if said else ""))
@@ -271,7 +272,8 @@ def error_from(status: int, body: bytes, headers: Mapping[str, str], url: str) -
     return error
 
 
-def _raised(error: ErrorObject, status: int) -> OxloError:
+def raised(error: ErrorObject, status: int) -> OxloError:
+    """The exception for an error object; `status` decides where the object does not."""
     if isinstance(error.code, str):
         return from_code(error.code, error.message, param=error.param)
     if 400 <= status < 500:
@@ -388,6 +390,22 @@ class Client:
             if not response.is_success:
                 raise error_from(response.status_code, response.read(), response.headers, self.address.url)
             yield ChatStream(response)
+
+    def send_file(
+        self, path: str, file: io.FileIO, name: str, fields: Mapping[str, list[str]]
+    ) -> Iterator[bytes]:
+        """Send a form with a file, which is read as it is sent; the data of each event of the streamed answer."""
+        timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
+        files = {"file": (name, file)}
+        with (
+            self._reaching(),
+            self._http.stream("POST", path, data=fields, files=files, timeout=timeout) as response,
+        ):
+            if not response.is_success:
+                raise error_from(response.status_code, response.read(), response.headers, self.address.url)
+            events = EventDecoder()
+            for received in response.iter_raw():
+                yield from events.feed(received)
 
     def _decoded(self, path: str, decode: Callable[[bytes], T]) -> T:
         try:

@@ -17,6 +17,7 @@ from oxlo_local.calls import Gauges, Usage
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_TIMES_REAL = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
 _WAIT_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
@@ -87,6 +88,13 @@ class Metrics:
         self._tokens = Counter(
             "oxlo_tokens", "Tokens of answered requests", ("model", "kind"), registry=registry
         )
+        self._real_time = Histogram(
+            "oxlo_audio_real_time_factor",
+            "Seconds of audio for each second of work on it, a file each",
+            ("model",),
+            buckets=_TIMES_REAL,
+            registry=registry,
+        )
         self._no_calls = Counter(
             "oxlo_broken_tool_calls",
             "Texts that looked like a tool call and were none, answered as content",
@@ -129,6 +137,10 @@ class Metrics:
         self._tokens.labels(model, "cached").inc(usage.cached_tokens)
         self._tokens.labels(model, "completion").inc(usage.completion_tokens)
         self._tokens.labels(model, "reasoning").inc(usage.reasoning_tokens)
+
+    def heard(self, model: str, audio_seconds: float, seconds: float) -> None:
+        """A file has been transcribed; `seconds` is how long that took."""
+        self._real_time.labels(model).observe(audio_seconds / max(seconds, 0.001))
 
     def broken_call(self, model: str) -> None:
         """What a model wrote looked like a tool call and was none."""
@@ -177,6 +189,14 @@ class _Workers(Collector):
                 labels=("model",),
             ),
         }
+        hearing = {
+            name: CounterMetricFamily(f"oxlo_{name}", text, labels=("model",))
+            for name, text in (
+                ("audio_seconds", "Audio that was transcribed"),
+                ("encoder_seconds", "Seconds in the encoder of a speech model"),
+                ("decoder_seconds", "Seconds in the decoder of a speech model"),
+            )
+        }
         state = GaugeMetricFamily("oxlo_worker_state", "1 for the state it is in", labels=("model", "state"))
         for worker in self._workers():
             label, engine = [worker.model], worker.gauges
@@ -193,4 +213,6 @@ class _Workers(Collector):
             counters["preempted"].add_metric(label, engine.preemptions)
             counters["guessed"].add_metric(label, engine.guessed_tokens)
             counters["accepted"].add_metric(label, engine.accepted_tokens)
-        yield from (state, *gauges.values(), *counters.values())
+            for name, family in hearing.items():
+                family.add_metric(label, getattr(engine, name))
+        yield from (state, *gauges.values(), *counters.values(), *hearing.values())

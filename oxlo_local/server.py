@@ -136,7 +136,7 @@ class House:
         self.rehearsed = False
         metrics = Metrics(self.fleet.status)
         for spec in self.specs:
-            metrics.expect([each.path for each in ROUTES if each.takes_json], spec.model_id)
+            metrics.expect([each.path for each in ROUTES if each.takes != "nothing"], spec.model_id)
         self.state = State(
             settings=settings,
             catalogue=self.catalogue,

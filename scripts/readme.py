@@ -17,7 +17,17 @@ from oxlo_local.catalogue import SERVED_KINDS, Catalogue, Model
 from oxlo_local.cli import app
 from oxlo_local.config import SETTINGS
 from oxlo_local.errors import Cancelled, OxloError, every_error
-from oxlo_local.protocol.fields import CHAT, COMPLETIONS, DETOKENIZE, EMBEDDINGS, RERANK, TOKENIZE, Field
+from oxlo_local.protocol.fields import (
+    CHAT,
+    COMPLETIONS,
+    DETOKENIZE,
+    EMBEDDINGS,
+    RERANK,
+    TOKENIZE,
+    TRANSCRIPTIONS,
+    TRANSLATIONS,
+    Field,
+)
 from oxlo_local.protocol.messages.fields import MESSAGES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -64,7 +74,7 @@ MAP: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     ("Fetching models", ("pull.py", "hub.py", "store.py")),
     ("For all", ("config.py", "log.py", "metrics.py")),
-    ("Commands", ("cli/", "client.py", "launch.py", "transcript.py", "bench.py", "stream_connection.py")),
+    ("Commands", ("cli/", "client.py", "launch.py", "transcript.py", "hearing.py", "bench.py", "stream_connection.py")),
     ("For tests", ("random_model.py", "random_eye.py", "random_whisper.py")),
 )
 
@@ -212,6 +222,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "completion fields": lambda: fields(COMPLETIONS),
     "messages fields": lambda: fields(MESSAGES),
     "embedding fields": lambda: fields(EMBEDDINGS),
+    "transcription fields": lambda: fields(TRANSCRIPTIONS),
+    "translation fields": lambda: fields(TRANSLATIONS),
     "rerank fields": lambda: fields(RERANK),
     "tokenize fields": lambda: fields(TOKENIZE),
     "detokenize fields": lambda: fields(DETOKENIZE),

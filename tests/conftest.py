@@ -248,3 +248,27 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     running = await_ready(launch(home, folder / "serve.log", (*arguments, "--parallel", "4"), {}))
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="session")
+def ears(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server over `whisper`, a speech model of random numbers: what it hears is nonsense, all else is real."""
+    pytest.importorskip("ctranslate2", reason="the speech engine is not installed")
+    folder = tmp_path_factory.mktemp("ears")
+    home = folder / "home"
+    home.mkdir()
+    running = await_ready(launch(home, folder / "serve.log", (speech_model(home), "--parallel", "4"), {}))
+    yield running
+    running.stop()
+
+
+def speech_model(home: Path) -> str:
+    """Makes that model, and the configuration that knows it by the id that is returned."""
+    from oxlo_local import random_whisper
+
+    random_whisper.write(home / "whisper", random_whisper.Shape())
+    (home / "config.toml").touch()
+    (home / "models.toml").write_text(
+        f'[models.whisper]\nkind = "speech"\nengine = "speech"\nfile = "{home / "whisper"}"\nprice_usd = 0.0010\n'
+    )
+    return "whisper"

@@ -182,8 +182,8 @@ def test_no_other_model_answers(name: str, mistral: Path) -> None:
         ("mistrall-7b", "no model 'mistrall-7b'; did you mean mistral-7b"),
         ("mistral-7b", "`oxlo pull mistral-7b` fetches it"),
         (
-            "whisper-1",
-            "`oxlo pull whisper-turbo` fetches it, but this version of oxlo does not serve speech yet",
+            "sdxl",
+            "`oxlo pull sdxl` fetches it, but this version of oxlo does not serve image yet",
         ),
         ("deepseek-v3.2", "cannot be served here: .*405 GB.*the nearest that can be is gpt-oss-120b"),
         ("kimi-k2.5", "cannot be served here: a trillion parameters"),
@@ -312,10 +312,8 @@ def test_mistakes_are_named_with_file_and_place(own: Write, text: str, words: st
 
 
 def test_kinds_to_come_are_refused_with_a_reason() -> None:
-    with pytest.raises(
-        UnsupportedValue, match="whisper-tiny is of kind speech; this version .* serves .* chat"
-    ):
-        servable(SHIPPED.models["whisper-tiny"])
+    with pytest.raises(UnsupportedValue, match="sdxl is of kind image; this version .* serves .* chat"):
+        servable(SHIPPED.models["sdxl"])
 
 
 def test_what_embeds_and_reranks_is_served(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "db",
             "stream_connection",
             "launch",
+            "hearing",
             "transcript",
             "mmproj",
             "random_eye",

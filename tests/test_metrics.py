@@ -55,6 +55,18 @@ def test_a_request_is_counted_and_timed() -> None:
     assert tokens == {"prompt": 7, "cached": 5, "completion": 3}
 
 
+def test_a_file_is_timed_against_its_length() -> None:
+    metrics = Metrics(
+        lambda: [Worker(gauges=Gauges(audio_seconds=60.0, encoder_seconds=1.5, decoder_seconds=0.5))]
+    )
+    metrics.heard("m", 60.0, 2.5)
+    found = samples(metrics)
+    assert found["oxlo_audio_real_time_factor_sum", "m"] == 24.0
+    assert found["oxlo_audio_real_time_factor_bucket", "20.0", "m"] == 0
+    assert found["oxlo_audio_seconds_total", "m"] == 60
+    assert (found["oxlo_encoder_seconds_total", "m"], found["oxlo_decoder_seconds_total", "m"]) == (1.5, 0.5)
+
+
 def test_workers_are_read_at_each_scrape() -> None:
     worker = Worker(waiting=2, running=3, restarts=1, rss_bytes=1000)
     worker.gauges = Gauges(running=4, kv_used=50, kv_total=200, steps=9, step_seconds=1.5, preemptions=1)

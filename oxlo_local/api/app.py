@@ -11,6 +11,7 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 from uuid import uuid4
 
 import msgspec
@@ -27,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from oxlo_local import log as logs
 from oxlo_local.api import (
     admin,
+    audio,
     chat,
     completions,
     embeddings,
@@ -64,13 +66,13 @@ Answer = Callable[[State, Request], Awaitable[ASGIApp]]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One route: who may ask (`anyone` needs no key, ever), and whether it takes a JSON body."""
+    """One route: who may ask (`anyone` needs no key, ever), and what body it takes."""
 
     method: str
     path: str
     answer: Answer
     who: str = "user"
-    takes_json: bool = False
+    takes: Literal["nothing", "json", "form"] = "nothing"
 
 
 ROUTES = (
@@ -81,15 +83,17 @@ ROUTES = (
     Endpoint("GET", "/v1/models", models.listing),
     Endpoint("GET", "/v1/models/{model:path}", models.one),
     Endpoint("GET", "/v1/usage", usage.show),
-    Endpoint("POST", "/v1/chat/completions", chat.create, takes_json=True),
-    Endpoint("POST", "/v1/completions", completions.create, takes_json=True),
-    Endpoint("POST", "/v1/messages", messages.create, takes_json=True),
-    Endpoint("POST", "/v1/messages/count_tokens", messages.count, takes_json=True),
-    Endpoint("POST", "/v1/embeddings", embeddings.create, takes_json=True),
-    Endpoint("POST", "/v1/rerank", rerank.create, takes_json=True),
-    Endpoint("POST", "/tokenize", tokens.tokenize, takes_json=True),
-    Endpoint("POST", "/detokenize", tokens.detokenize, takes_json=True),
-    Endpoint("POST", "/apply-template", tokens.apply_template, takes_json=True),
+    Endpoint("POST", "/v1/chat/completions", chat.create, takes="json"),
+    Endpoint("POST", "/v1/completions", completions.create, takes="json"),
+    Endpoint("POST", "/v1/messages", messages.create, takes="json"),
+    Endpoint("POST", "/v1/messages/count_tokens", messages.count, takes="json"),
+    Endpoint("POST", "/v1/embeddings", embeddings.create, takes="json"),
+    Endpoint("POST", "/v1/rerank", rerank.create, takes="json"),
+    Endpoint("POST", "/v1/audio/transcriptions", audio.transcribe, takes="form"),
+    Endpoint("POST", "/v1/audio/translations", audio.translate, takes="form"),
+    Endpoint("POST", "/tokenize", tokens.tokenize, takes="json"),
+    Endpoint("POST", "/detokenize", tokens.detokenize, takes="json"),
+    Endpoint("POST", "/apply-template", tokens.apply_template, takes="json"),
 )
 
 
@@ -120,10 +124,13 @@ class Guarded:
         endpoint, request = self._endpoint, Request(scope, receive, send)
         exchange = exchange_of(request)
         exchange.endpoint = endpoint.path
+        exchange.body_left = endpoint.takes == "form"  # too much to be sent before the answer is heard
         if endpoint.who != "anyone":
             exchange.caller = await guard.admit(self._state, request, admin=endpoint.who == "admin")
-        if endpoint.takes_json:
+        if endpoint.takes == "json":
             guard.require_json(request)
+        elif endpoint.takes == "form":
+            guard.require_form(request)
         key = once.key_of(request)
         if key is None:
             await self._answer(scope, receive, send)

@@ -22,6 +22,7 @@ from oxlo_local.keys import LOCAL
 from oxlo_local.ledger import AddressClass
 
 JSON = "application/json"
+FORM = "multipart/form-data"
 _HOST = re.compile(r"(?:\[(?P<address>[^\[\]]+)\]|(?P<name>[^:\[\]]+))(?::\d{1,5})?")
 
 
@@ -104,6 +105,21 @@ def require_json(connection: HTTPConnection) -> None:
     charset = parameters.strip().lower().removeprefix("charset=").strip('"')
     if kind.strip().lower() != JSON or charset not in ("", "utf-8", "utf8"):
         raise UnsupportedMediaType(f"Send the body with `Content-Type: {JSON}`, in UTF-8.")
+    _refuse_encoding(connection)
+
+
+def require_form(connection: HTTPConnection) -> None:
+    """Raise UnsupportedMediaType unless the body is declared as a form with files.
+
+    A page can send one across origins without asking; its Origin gives it away (`refuse_web_pages`).
+    """
+    kind = connection.headers.get("content-type", "").partition(";")[0]
+    if kind.strip().lower() != FORM:
+        raise UnsupportedMediaType(f"Send the body as a form with its file: `Content-Type: {FORM}`.")
+    _refuse_encoding(connection)
+
+
+def _refuse_encoding(connection: HTTPConnection) -> None:
     if connection.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMediaType("Send the body without Content-Encoding.")
 

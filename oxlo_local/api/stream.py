@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from oxlo_local.api.exchange import SANE_ID, Exchange, State, exchange_of
-from oxlo_local.calls import Call, CallBroken, Done, Event, Finished, Output
+from oxlo_local.calls import Call, CallBroken, Done, Event, Finished, Output, Segment, Started
 from oxlo_local.catalogue import Model
 from oxlo_local.entry import Kind
 from oxlo_local.errors import BadRequest, Cancelled, OxloError, ServerError, UnsupportedValue
@@ -37,6 +37,7 @@ ENDPOINTS: dict[Kind, str] = {
     "chat": "/v1/chat/completions, /v1/completions or /v1/messages",
     "embedding": "/v1/embeddings",
     "rerank": "/v1/rerank",
+    "speech": "/v1/audio/transcriptions or /v1/audio/translations",
 }
 READ_AHEAD = 64  # events taken but not yet written; beyond it the run's own queue holds and joins them
 
@@ -141,7 +142,7 @@ class Feed:
 
 
 class Pace:
-    """Times what comes up: first output, the gaps between a choice's tokens, the usage at the end."""
+    """Times what comes up: first output, the gaps between a choice's tokens, usage and length of audio at the end."""
 
     def __init__(self, metrics: Metrics, exchange: Exchange, model: str) -> None:
         self._metrics = metrics
@@ -150,24 +151,31 @@ class Pace:
         self._between = metrics.inter_token(model)
         self._last: dict[int, float] = {}
         self._silent = True
+        self._started = time.perf_counter()
 
     def see(self, event: Event) -> None:
         """Note an event at the moment it comes."""
         if isinstance(event, CallBroken):
             self._metrics.broken_call(self._model)
+        if isinstance(event, Output | Segment) and self._silent:
+            self._metrics.first_output(self._model, self._exchange.seconds)
+            self._silent = False
         if isinstance(event, Output):
             now = time.perf_counter()
-            if self._silent:
-                self._metrics.first_output(self._model, self._exchange.seconds)
-                self._silent = False
             before = self._last.get(event.choice)
             if before is not None:
                 self._between(now - before)
             self._last[event.choice] = now
         elif isinstance(event, Finished):
             self._last.pop(event.choice, None)
+        elif isinstance(event, Started):
+            self._started = time.perf_counter()
         elif isinstance(event, Done):
             self._metrics.tokens(self._model, event.usage)
+            if event.usage.audio_seconds:
+                self._metrics.heard(
+                    self._model, event.usage.audio_seconds, time.perf_counter() - self._started
+                )
 
 
 class RunAnswer:
@@ -184,6 +192,7 @@ class RunAnswer:
         renderer_for: Callable[[Model], parts.Renderer],
         streamed: bool = False,
         kind: Kind = "chat",
+        media_type: bytes = b"application/json",
     ) -> None:
         self._state = state
         self._exchange = exchange
@@ -193,6 +202,7 @@ class RunAnswer:
         self._renderer_for = renderer_for
         self._streamed = streamed
         self._kind = kind
+        self._media_type = media_type
         self._begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -247,7 +257,7 @@ class RunAnswer:
 
     def _end(self, data: bytes) -> list[Message]:
         """What ends the answer; where nothing has been written yet, that is all of it."""
-        headers = _STREAM_HEADERS if self._streamed else _whole_headers(data)
+        headers = _STREAM_HEADERS if self._streamed else _whole_headers(data, self._media_type)
         end: Message = {"type": "http.response.body", "body": data, "more_body": False}
         return [end] if self._begun else [_start(headers), end]
 
@@ -286,8 +296,8 @@ def _start(headers: list[tuple[bytes, bytes]]) -> Message:
     return {"type": "http.response.start", "status": 200, "headers": [*headers]}
 
 
-def _whole_headers(body: bytes) -> list[tuple[bytes, bytes]]:
-    return [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+def _whole_headers(body: bytes, media_type: bytes) -> list[tuple[bytes, bytes]]:
+    return [(b"content-type", media_type), (b"content-length", str(len(body)).encode())]
 
 
 def _told(error: Exception) -> OxloError:

@@ -23,8 +23,9 @@ GUARDED = [endpoint for endpoint in ROUTES if endpoint.path not in OPEN]
 def ask(site: Site, endpoint: Endpoint, **headers: str) -> httpx.Response:
     """Ask with a body that some endpoints will find something missing in: who may ask is looked at before."""
     path = endpoint.path.replace("{model:path}", "echo")
-    body = {**chat_body(), "prompt": "x"} if endpoint.takes_json else None
-    return site.client.request(endpoint.method, path, headers=headers, json=body)
+    body = {**chat_body(), "prompt": "x"} if endpoint.takes == "json" else None
+    files = {"file": ("a.wav", b"x")} if endpoint.takes == "form" else None
+    return site.client.request(endpoint.method, path, headers=headers, json=body, files=files)
 
 
 def admitted(answer: httpx.Response) -> bool:

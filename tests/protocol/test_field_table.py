@@ -8,7 +8,7 @@ import pytest
 
 from oxlo_local.errors import UnsupportedValue
 from oxlo_local.protocol import chat
-from oxlo_local.protocol.fields import CHAT, COMPLETIONS, EMBEDDINGS, Field
+from oxlo_local.protocol.fields import CHAT, COMPLETIONS, EMBEDDINGS, TRANSCRIPTIONS, TRANSLATIONS, Field
 from tests.openai_description import described, description
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -17,6 +17,8 @@ TABLES = {
     "chat": (CHAT, "CreateChatCompletionRequest"),
     "completion": (COMPLETIONS, "CreateCompletionRequest"),
     "embedding": (EMBEDDINGS, "CreateEmbeddingRequest"),
+    "transcription": (TRANSCRIPTIONS, "CreateTranscriptionRequest"),
+    "translation": (TRANSLATIONS, "CreateTranslationRequest"),
 }
 
 
@@ -94,9 +96,18 @@ def test_every_word_that_openai_lists_for_a_field_is_taken_or_refused_by_name() 
 
 @pytest.mark.parametrize("table", TABLES)
 def test_the_sdk_can_send_nothing_that_is_not_in_the_table(table: str) -> None:
+    from openai.types.audio.transcription_create_params import TranscriptionCreateParamsBase as Transcription
+    from openai.types.audio.transcription_create_params import TranscriptionCreateParamsStreaming as Streaming
+    from openai.types.audio.translation_create_params import TranslationCreateParams as Translation
     from openai.types.chat.completion_create_params import CompletionCreateParamsBase as Chat
     from openai.types.completion_create_params import CompletionCreateParamsBase as Completion
     from openai.types.embedding_create_params import EmbeddingCreateParams as Embedding
 
-    params = {"chat": Chat, "completion": Completion, "embedding": Embedding}[table].__annotations__.keys()
-    assert params <= printed(table).keys()
+    params = {
+        "chat": (Chat,),
+        "completion": (Completion,),
+        "embedding": (Embedding,),
+        "transcription": (Transcription, Streaming),
+        "translation": (Translation,),
+    }[table]
+    assert {name for kind in params for name in kind.__annotations__} <= printed(table).keys()
