@@ -26,6 +26,7 @@ from oxlo_local.db import Database
 from oxlo_local.inference import Inference
 from oxlo_local.ledger import Ledger
 from oxlo_local.metrics import Metrics
+from oxlo_local.workers.supervisor import SILENCE
 
 WORDS = "Who are you?"
 TOKENS = 2  # a first one and one after another
@@ -71,6 +72,9 @@ def _requests(state: State) -> Iterator[bytes]:
     for worker in state.fleet.status():
         if worker.state != "ready" or worker.facts is None:
             continue
+        if worker.facts.kind == "speech":
+            yield _spoken(worker.model, admin)
+            continue
         if worker.facts.kind != "chat":
             yield _pooled(worker.model, worker.facts.kind, admin)
             continue
@@ -91,12 +95,27 @@ def _pooled(model: str, kind: str, header: str) -> bytes:
     return _request("POST", "/v1/embeddings", header, msgspec.json.encode({"model": model, "input": WORDS}))
 
 
-def _request(method: str, path: str, header: str, body: bytes = b"") -> bytes:
+def _spoken(model: str, header: str) -> bytes:
+    """A request for a model that hears: a moment of silence, listened to as if somebody spoke."""
+    boundary = "a-moment-of-silence"
+    fields = {"model": model, "vad_filter": "false", "temperature": "1", "response_format": "verbose_json"}
+    parts = [
+        f'--{boundary}\r\ncontent-disposition: form-data; name="{name}"\r\n\r\n{text}\r\n'
+        for name, text in fields.items()
+    ]
+    file = f'--{boundary}\r\ncontent-disposition: form-data; name="file"; filename="silence.wav"\r\n\r\n'
+    body = "".join((*parts, file)).encode() + SILENCE.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+    return _request(
+        "POST", "/v1/audio/transcriptions", header, body, kind=f"multipart/form-data; boundary={boundary}"
+    )
+
+
+def _request(method: str, path: str, header: str, body: bytes = b"", kind: str = "application/json") -> bytes:
     lines = (
         f"{method} {path} HTTP/1.1",
         "host: localhost",
         "connection: close",
-        "content-type: application/json",
+        f"content-type: {kind}",
         f"content-length: {len(body)}",
         header,
     )
