@@ -176,6 +176,12 @@ def test_from_some_number_of_sequences_on_nothing_pays() -> None:
     assert 1 <= most_sequences(CPU, rows=500) < 16 <= most_sequences(GPU, rows=5000)
 
 
+def test_costs_beyond_the_measured_never_fall_however_noisy_it_was() -> None:
+    noisy = Costs([(1, 42.0), (4, 66.0), (8, 60.0), (16, 81.0), (32, 61.0)], together=2)
+    assert noisy.graph(6) == 63 and noisy.graph(400) == 61
+    assert most_sequences(noisy, rows=124) >= 0
+
+
 def test_costs_go_on_in_straight_lines() -> None:
     assert CPU.graph(12) == pytest.approx((53 + 51) / 2)
     assert CPU.graph(64) == pytest.approx(105 + 2 * (105 - 51))
