@@ -125,7 +125,8 @@ async def test_rows_that_were_slipped_in_are_found(db: Database, rows: list[Entr
     connection.close()
     assert columns[0] == "id"
     double = copy.format(rows[0].id).replace("*", ", ".join(["'e_double'", *columns[1:]]))
-    numberless = copy.format(rows[0].id).replace("*", ", ".join(["'e_new'", *columns[1:-1], "NULL"]))
+    others = ("NULL" if column == "number" else column for column in columns[1:])
+    numberless = copy.format(rows[0].id).replace("*", ", ".join(["'e_new'", *others]))
     damage(home, f"INSERT INTO entries {double}", f"INSERT INTO entries {numberless}")
     found = await faults(db)
     assert Fault("e_new", "it has no number") in found
