@@ -16,6 +16,7 @@ CLASSES = [
 LEAVES_NOT_DRAWN = {
     "IdempotencyConflict",
     "UnsupportedValue",
+    "UndecodableFile",
     "UnknownParameter",
     "ContextLengthExceeded",
     "ModelNotAllowed",
