@@ -29,7 +29,7 @@ async def _answer(state: State, task: Task, scope: Scope, receive: Receive, send
     """The file is on the disk for as long as this runs."""
     request = Request(scope, receive)
     async with read_form(request, state.uploads, state.settings.max_upload_bytes, FILE) as form:
-        await _run(state, request, task, form)(scope, receive, send)
+        await _run(state, request, task, form)(scope, receive, form.gone_before(send))
 
 
 def _run(state: State, request: Request, task: Task, form: Form) -> RunAnswer:

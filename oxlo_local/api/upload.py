@@ -16,6 +16,7 @@ from typing import Final
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message, Send
 
 from oxlo_local.api.body import BIG_BODY
 from oxlo_local.api.exchange import exchange_of
@@ -39,12 +40,28 @@ class Form:
     file: Upload | None = None
     dropped: list[str] = field(default_factory=list)
 
+    def gone_before(self, send: Send) -> Send:
+        """`send`, which removes the file before the end of an answer: whoever has read it all may count on that."""
+
+        async def removing(message: Message) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                await self.remove()
+            await send(message)
+
+        return removing
+
+    async def remove(self) -> None:
+        """Nobody needs the file any more."""
+        if self.file is not None:
+            await _in_thread(self.file.remove)
+
 
 @asynccontextmanager
 async def read_form(request: Request, uploads: Uploads, limit: int, file_name: str) -> AsyncIterator[Form]:
     """The form in a body of up to `limit` bytes, whose file is the part called `file_name`.
 
-    Leaving the context removes the file. Raises BadRequest, TooLarge, Unavailable (disk full), Cancelled.
+    Leaving the context removes the file, unless that has been done. Raises BadRequest, TooLarge, Cancelled, and
+    Unavailable when the disk is full.
     """
     exchange_of(request).body_left = True
     reader = _Reader(_boundary(request), file_name, uploads)
@@ -58,8 +75,7 @@ async def read_form(request: Request, uploads: Uploads, limit: int, file_name: s
         reader.finish()
         yield reader.form
     finally:
-        if reader.form.file is not None:
-            await _in_thread(reader.form.file.remove)
+        await reader.form.remove()
 
 
 def _boundary(request: Request) -> bytes:

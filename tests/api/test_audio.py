@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -84,10 +86,12 @@ ANSWERS = {
 }
 
 
+@pytest.mark.parametrize("path", [HEAR, TRANSLATE])
 @pytest.mark.parametrize("form", ANSWERS)
-def test_every_format(ears: RunningServer, recording: bytes, form: str) -> None:
-    media_type, schema, _ = ANSWERS[form]
-    answer = send(ears, recording, response_format=form)
+def test_every_format(ears: RunningServer, recording: bytes, form: str, path: str) -> None:
+    media_type, *schemas = ANSWERS[form]
+    schema = schemas[path == TRANSLATE]
+    answer = send(ears, recording, path=path, response_format=form)
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == media_type
     assert answer.headers["x-oxlo-price-usd"] == "0.0010"
@@ -150,6 +154,9 @@ def test_the_sdk_sends_files_and_reads_what_comes(
     assert events[-1].logprobs  # type: ignore[union-attr]
     text = client.audio.transcriptions.create(model="whisper", file=path, response_format="text")
     assert isinstance(text, str)
+    with pytest.warns(DeprecationWarning):  # the SDK's own, of late
+        english = client.audio.translations.create(model="whisper", file=path, response_format="verbose_json")
+    assert english.language == "english" and english.duration == LENGTH
 
 
 def test_what_was_said_is_silence(ears: RunningServer, tmp_path: Path) -> None:
@@ -358,6 +365,31 @@ def test_a_form_over_the_limit_is_a_413(start_server: StartServer, recording: by
     answer = send(server, recording)
     assert (answer.status_code, answer.json()["error"]["param"]) == (413, "file")
     assert "100000" in answer.json()["error"]["message"] and not server.rows() and not left(server)
+
+
+@pytest.mark.parametrize(("lie", "words"), [(1000, "announces"), (-10, "invalid_request_error")])
+def test_a_length_that_is_a_lie_is_told_within_a_second(
+    ears: RunningServer, recording: bytes, lie: int, words: str
+) -> None:
+    head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    body = head + recording[:5000] + b"\r\n--b--\r\n"
+    where = urlsplit(ears.url)
+    with socket.create_connection((str(where.hostname), int(where.port or 0)), timeout=1) as link:
+        kind = "content-type: multipart/form-data; boundary=b"
+        lines = (
+            f"POST {HEAR} HTTP/1.1",
+            "host: localhost",
+            kind,
+            f"content-length: {len(body) + lie}",
+            "",
+            "",
+        )
+        link.sendall("\r\n".join(lines).encode() + body)
+        answer = b""
+        while words.encode() not in answer and (more := link.recv(65536)):
+            answer += more
+    assert answer.startswith(b"HTTP/1.1 400 ") and words.encode() in answer
+    until(lambda: not left(ears))
 
 
 def slowly(server: RunningServer, recording: bytes) -> Iterator[bytes]:
