@@ -35,7 +35,10 @@ README = ROOT / "README.md"
 
 # The rooms, in the order in which a newcomer would walk through them.
 MAP: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("A request's way in", ("server.py", "api/", "protocol/", "inference.py", "calls/", "errors.py")),
+    (
+        "A request's way in",
+        ("server.py", "api/", "uploads.py", "protocol/", "inference.py", "calls/", "errors.py"),
+    ),
     (
         "Models and their processes",
         (
@@ -64,7 +67,6 @@ MAP: tuple[tuple[str, tuple[str, ...]], ...] = (
             "verify.py",
             "claims.py",
             "replays.py",
-            "uploads.py",
             "instance.py",
             "db.py",
             "wal.py",
@@ -74,7 +76,10 @@ MAP: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     ("Fetching models", ("pull.py", "hub.py", "store.py")),
     ("For all", ("config.py", "log.py", "metrics.py")),
-    ("Commands", ("cli/", "client.py", "launch.py", "transcript.py", "hearing.py", "bench.py", "stream_connection.py")),
+    (
+        "Commands",
+        ("cli/", "client.py", "launch.py", "transcript.py", "hearing.py", "bench.py", "stream_connection.py"),
+    ),
     ("For tests", ("random_model.py", "random_eye.py", "random_whisper.py")),
 )
 
