@@ -18,7 +18,7 @@ from typing import Self
 import msgspec
 from msgspec import Struct, field
 
-from oxlo_local import gguf
+from oxlo_local import ct2, gguf
 from oxlo_local.calls import Sampling, SpeechOptions, TextOptions
 from oxlo_local.entry import Build, Embedding, Engine, Image, Kind, Pooling, Price, Shape, Status
 from oxlo_local.errors import BadRequest, ModelNotFound, ModelNotLoaded, UnsupportedValue
@@ -279,18 +279,19 @@ class Catalogue:
         return sorted((model for model in self.models.values() if model.path is not None), key=lambda m: m.id)
 
     def attach(self, path: Path) -> Model:
-        """Add a local GGUF file under its own name and return its model; the same file twice is one model.
+        """Add a local GGUF file, or a speech model's folder, under its own name; the same one twice is one model.
 
-        Raises BadRequest when it is no GGUF file, or when its name is already another model's.
+        Raises BadRequest when it is neither, or when its name is already another model's.
         """
-        path = gguf.whole(Path(os.path.expanduser(path)).absolute())[0]
+        path = Path(os.path.expanduser(path)).absolute()
+        path = path if path.is_dir() else gguf.whole(path)[0]
         model = local_model(file_id(path), path, self._default_price)
         known = self.models.get(model.id)
         if known is not None and known.path == path:
             return known
         if known is not None:
             raise BadRequest(
-                f"{path}: {model.id} is a model of the catalogue already; rename the file, or give it an entry with "
+                f"{path}: {model.id} is a model of the catalogue already; rename it, or give it an entry with "
                 "file = ... in your models.toml"
             )
         self.models[model.id] = model
@@ -336,7 +337,10 @@ def file_id(path: Path) -> str:
 
 
 def local_model(model_id: str, path: Path, price: Decimal) -> Model:
-    """The model of a GGUF file that no models.toml mentions; its header says what it is."""
+    """The model of a GGUF file, or of a folder, that no models.toml mentions; its header says what it is."""
+    if path.is_dir():
+        ct2.files(path)
+        return Model(id=model_id, path=path, kind="speech", engine="speech", price_usd=price)
     header = gguf.read_header(path)
     title = header.values.get("general.name", "")
     kind, embedding = kind_of(header), _embedding_of(header)

@@ -1,7 +1,8 @@
 """`oxlo pull`: a name -> which files of which repository -> all of them here, checked, with a manifest.
 
-Three forms are understood: a model of the catalogue (`mistral-7b`, `mistral-7b:Q8_0`), any GGUF repository of the hub
-(`hf:OWNER/NAME`, `hf:OWNER/NAME:Q5_K_M`), and a local GGUF file, which is noted where it lies. Where no build is named,
+Three forms are understood: a model of the catalogue (`mistral-7b`, `mistral-7b:Q8_0`), any repository of the hub with
+GGUF files or a speech model (`hf:OWNER/NAME`, `hf:OWNER/NAME:Q5_K_M`), and a local GGUF file or speech model's folder,
+which is noted where it lies. Where no build is named,
 the catalogue's default is taken if it fits the machine, else the largest that does; of another repository Q4_K_M, or
 the nearest to it. What happens is told as events, which the command draws or prints as JSON.
 """
@@ -17,7 +18,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 from msgspec import Struct
 
-from oxlo_local import fit, gguf, mmproj
+from oxlo_local import ct2, fit, gguf, mmproj
 from oxlo_local.catalogue import Catalogue, Model, file_id
 from oxlo_local.entry import Build
 from oxlo_local.errors import BadRequest, ModelDoesNotFit, ModelNotFound, NotFound, OxloError, Unavailable
@@ -177,25 +178,32 @@ class Pull:
         if repo.count("/") != 1:
             raise BadRequest(f"hf:{text}: write it as hf:OWNER/NAME or hf:OWNER/NAME:QUANT")
         snapshot = self._hub.snapshot(repo)
+        spoken = ct2.parts(file.path for file in snapshot.files)
+        if spoken and not quant and not builds(snapshot):
+            found = tuple(file for file in snapshot.files if file.path in spoken)
+            return self._fetch(snapshot, Wanted(self._repository_id(repo), "", found))
         build = _matching(quant, builds(snapshot)) if quant else _preferred(snapshot)
         files = (*_of_quant(snapshot, build), *eye_in(snapshot))
         return self._fetch(snapshot, Wanted(self._repository_id(repo), build, files))
 
     def _from_file(self, path: Path) -> Manifest:
         path = Path(os.path.expanduser(path)).absolute()
-        if not os.path.isfile(path):
+        if not os.path.exists(path):
             raise NotFound(f"there is no file {path}; a repository of the hub is written hf:OWNER/NAME")
-        gguf.read_header(path)  # raises for a file that no engine can load
+        parts = ct2.files(path) if path.is_dir() else gguf.whole(path)
+        if not path.is_dir():
+            gguf.read_header(path)  # raises for a file that no engine can load
         known = self._store.manifest(file_id(path))
         model = (
             self._catalogue.find(known.id) if known and known.path == path else self._catalogue.attach(path)
         )
         files = []
-        for part in gguf.whole(path):
+        for part in parts:
             remote = RemoteFile(part.name, part.stat().st_size, "", "")
             sha256 = digest(part, remote, self._watch)
             files.append(StoredFile(name=part.name, path=part, bytes=remote.bytes, sha256=sha256, ours=False))
-        manifest = Manifest(id=model.id, source="file", path=files[0].path, files=files, pulled=_now())
+        place = path if path.is_dir() else files[0].path
+        manifest = Manifest(id=model.id, source="file", path=place, files=files, pulled=_now())
         self._store.finish(manifest)
         return manifest
 

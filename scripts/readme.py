@@ -48,6 +48,7 @@ MAP: tuple[tuple[str, tuple[str, ...]], ...] = (
             "fit.py",
             "hardware.py",
             "gguf.py",
+            "ct2.py",
             "mmproj.py",
             "workers/",
         ),

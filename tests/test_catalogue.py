@@ -141,7 +141,7 @@ def test_a_wheel_carries_it_inside_the_package(tmp_path: Path) -> None:
     assert shipped_toml() == ROOT / "models.toml"
     package = tmp_path / "oxlo_local"
     package.mkdir()
-    for name in ("__init__", "catalogue", "entry", "gguf", "limits", "errors"):
+    for name in ("__init__", "catalogue", "entry", "ct2", "gguf", "limits", "errors"):
         shutil.copy(ROOT / "oxlo_local" / f"{name}.py", package)
     shutil.copytree(ROOT / "oxlo_local" / "calls", package / "calls")
     shutil.copy(ROOT / "models.toml", package)
@@ -211,7 +211,7 @@ def test_here_are_embedded_pulled_and_attached_models(tmp_path: Path, mistral: P
 def test_a_file_may_not_take_a_models_name(tmp_path: Path) -> None:
     path = tmp_path / "mistral-7b.gguf"
     path.write_bytes(gguf_bytes(2000))
-    with pytest.raises(BadRequest, match="mistral-7b is a model of the catalogue already; rename the file"):
+    with pytest.raises(BadRequest, match="mistral-7b is a model of the catalogue already; rename it"):
         Catalogue.load(None, installed={}).attach(path)
 
 

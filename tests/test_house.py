@@ -26,6 +26,7 @@ FLOORS: tuple[frozenset[str], ...] = (
         {
             "calls",
             "config",
+            "ct2",
             "entry",
             "log",
             "gguf",

@@ -53,13 +53,13 @@ def test_names_are_ids_aliases_or_files_and_each_model_once(long_winded: Path) -
 
 
 def test_what_is_not_here_or_no_model_is_refused(long_winded: Path, tmp_path: Path) -> None:
-    known = catalogue(long_winded, Model(id="voice", kind="speech", engine="speech", path=long_winded))
+    known = catalogue(long_winded, Model(id="brush", kind="image", engine="image", path=long_winded))
     with pytest.raises(ModelNotFound):
         chosen(known, ["oxlo-dmo"])
     with pytest.raises(BadRequest):
         chosen(known, [str(tmp_path / "nothing.gguf")])
-    with pytest.raises(UnsupportedValue, match="speech"):
-        chosen(known, ["voice"])
+    with pytest.raises(UnsupportedValue, match="image"):
+        chosen(known, ["brush"])
 
 
 def test_models_share_the_machine_and_the_one_too_many_is_refused_with_the_sum(

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from oxlo_local import random_whisper
 from oxlo_local.catalogue import Catalogue
 from oxlo_local.config import Settings, load
 from oxlo_local.errors import BadRequest, ModelDoesNotFit, ModelNotFound, NotFound, OxloError, Unavailable
@@ -202,6 +203,25 @@ def test_a_folder_model_is_fetched_whole(desk: Desk, site: stand_in.Hub) -> None
         "model.bin",
         "vocabulary.json",
     ]
+
+
+def test_a_speech_model_that_no_catalogue_knows(desk: Desk, site: stand_in.Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "my-whisper"
+    random_whisper.write(folder, random_whisper.Shape(multilingual=False))
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    site.repositories["own/faster-whisper-mine"] = Repository({**files, "README.md": b"#"})
+    pulled = desk.pull("hf:own/faster-whisper-mine")
+    assert pulled.id == "faster-whisper-mine" and len(pulled.files) == len(files)
+    attached = desk.pull(str(folder))
+    assert (attached.id, attached.path) == ("my-whisper", folder) and not any(f.ours for f in attached.files)
+    for model_id in (pulled.id, attached.id):
+        model = desk.catalogue().resolve(model_id).model
+        assert (model.kind, model.engine) == ("speech", "speech") and model.path is not None
+        assert (model.path / "model.bin").read_bytes() == files["model.bin"]
+    desk.store.remove("my-whisper")
+    assert (folder / "model.bin").exists()
+    with pytest.raises(BadRequest, match="holds no speech model: it lacks model.bin"):
+        desk.pull(str(tmp_path / "home") + "/")
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def table(workers: list[Worker]) -> Table:
         drawn.add_row(
             worker.model,
             state,
-            facts.device if facts else "-",
+            f"{facts.device} {facts.compute_type}".strip() if facts else "-",
             str(worker.pid or "-"),
             f"{worker.rss_bytes / 1e6:,.0f} MB" if worker.rss_bytes else "-",
             f"{worker.running}/{facts.parallel}" if facts else str(worker.running),

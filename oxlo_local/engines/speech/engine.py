@@ -41,10 +41,9 @@ BATCH = {"cpu": 8, "cuda": 16}  # chunks
 PARALLEL = {"cpu": 8, "cuda": 32}  # files
 LONGEST = 24 * 3600.0  # seconds of a file
 READERS = 4
-LINGER, LINGER_SHARE = (
-    0.25,
-    0.5,
-)  # seconds, and part of a step, that a batch waits for files just being opened
+MOMENT, LINGER = 0.25, 1.0  # seconds that a batch that is not full waits at most
+LINGER_SHARE = 0.5  # and which part of a step
+REST = 0.05  # seconds between two looks at what was read
 NICE = 5  # the gateway goes first
 
 Picked = Sequence[tuple[Hearing, Part]]
@@ -132,13 +131,13 @@ class SpeechEngine:
         self._admit()
         self._read()
         picked = self._pick()
-        if picked and not self._lingers(begun):
+        if picked and not self._lingers(begun, picked):
             self._since = None
             self._compute(picked)
             self._totals.steps += 1
             self._totals.seconds += time.monotonic() - begun
         elif not self._up:
-            self._rest(LINGER_SHARE / 10)
+            self._rest(REST)
         for hearing in list(self._hearings.values()):
             self._up += hearing.events()
             if hearing.over:
@@ -217,15 +216,20 @@ class SpeechEngine:
         if reading:
             wait(reading, timeout=seconds, return_when=FIRST_COMPLETED)
 
-    def _lingers(self, now: float) -> bool:
-        """Whether to wait a moment for files that are just being opened, so that their first chunks go together."""
+    def _lingers(self, now: float, picked: Picked) -> bool:
+        """Whether to wait for more chunks: a full batch takes little longer than one that is nearly empty.
+
+        Clips that come together are waited for a moment; files that are long for longer, but not at a clip's cost.
+        """
         self._since = now if self._since is None else self._since
-        opening = any(
-            hearing.had == 0 and hearing.reading is not None and not hearing.parts
-            for hearing in self._hearings.values()
-        )
+        hearings = self._hearings.values()
+        if len(picked) >= self._batch or not any(hearing.reading is not None for hearing in hearings):
+            return False
+        opening = any(hearing.had == 0 and not hearing.parts and not hearing.over for hearing in hearings)
+        whole = any(hearing.had == 0 and hearing.parts and hearing.read_whole for hearing in hearings)
+        most = MOMENT if opening and whole else 0.0 if whole else LINGER
         usual = self._totals.seconds / max(1, self._totals.steps)
-        return opening and now - self._since < min(LINGER, LINGER_SHARE * usual)
+        return now - self._since < min(most, LINGER_SHARE * usual)
 
     # -- computing ----------------------------------------------------------------------------------------------------
 

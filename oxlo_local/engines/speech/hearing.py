@@ -16,7 +16,7 @@ from oxlo_local.calls import Event, Heard, Language, Segment, SpeechCall, TokenL
 from oxlo_local.engines.speech.batch import Key
 from oxlo_local.engines.speech.listening import Chunk, Listening
 from oxlo_local.engines.speech.quality import Try, best
-from oxlo_local.engines.speech.timing import PRECISION, Clock, Spoken, pieces_of, settled, within
+from oxlo_local.engines.speech.timing import PRECISION, Clock, Spoken, noticed, pieces_of, settled, within
 from oxlo_local.engines.speech.whisper import Whisper
 from oxlo_local.errors import ContextLengthExceeded, UnsupportedValue
 
@@ -97,10 +97,14 @@ class Hearing:
         return self.asked.call.id
 
     @property
+    def read_whole(self) -> bool:
+        """Whether all of the file is read."""
+        return self.listening is not None and self.listening.over and self.reading is None
+
+    @property
     def over(self) -> bool:
         """Whether all of the file is read and said."""
-        read = self.listening is not None and self.listening.over and self.reading is None
-        return read and not self.parts and not self._said
+        return self.read_whole and not self.parts and not self._said
 
     def keys(self) -> list[Key]:
         """What the chunks that wait have to have in common with others in a batch."""
@@ -182,7 +186,7 @@ def segments_of(
         return []
     clock = Clock(chunk.stretches)
     measures = (tried.temperature, tried.avg_logprob, tried.compression, tried.no_speech_prob)
-    left = settled(words)
+    left = settled(noticed(words, chunk.stretches))
     likely = iter(likelihoods(tried, whisper))
     segments = []
     for piece in pieces_of(tried.tokens, chunk.seconds, whisper.first_timestamp, whisper.end_of_text):

@@ -25,10 +25,11 @@ Piece = TypeVar("Piece", bound=Sized)
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Speech from `start` to `end`, samples of the recording."""
+    """Speech from `start` to `end`, samples of the recording; it was first noticed at `voice`, behind the padding."""
 
     start: int
     end: int
+    voice: int | None = field(default=None, compare=False)  # None: nobody listened for it
 
     def __len__(self) -> int:
         return self.end - self.start
@@ -59,7 +60,7 @@ class Stretches:
     def end(self, samples: int) -> list[Stretch]:
         """The last ones; the recording has so many samples."""
         if self._start is not None and samples - self._start > self._least:
-            self._found.append(Stretch(self._start, samples))
+            self._found.append(Stretch(self._start, samples, self._start))
         self._start = None
         return list(self._padded(end=samples))
 
@@ -98,7 +99,7 @@ class Stretches:
         """A stretch has become too long: end it; whether the next has begun already."""
         assert self._start is not None
         end, after = self._cut if self._cut is not None else (self._at, None)
-        self._found.append(Stretch(self._start, end))
+        self._found.append(Stretch(self._start, end, self._start))
         self._start = after
         self._quiet = self._cut = None
         return after is not None
@@ -113,7 +114,7 @@ class Stretches:
         if self._at - self._quiet < self.vad.silence_ms * RATE / 1000:
             return
         if self._quiet - self._start > self._least:
-            self._found.append(Stretch(self._start, self._quiet))
+            self._found.append(Stretch(self._start, self._quiet, self._start))
         self._start = self._quiet = self._cut = None
 
     def _padded(self, end: int | None) -> Iterator[Stretch]:
@@ -128,9 +129,9 @@ class Stretches:
             start = max(this.start - self._pad, 0) if self._bare else this.start
             shared = self._pad if after is None else min((after.start - this.end) // 2, self._pad)
             stop = this.end + shared
-            yield Stretch(start, stop if end is None else min(stop, end))
+            yield Stretch(start, stop if end is None else min(stop, end), this.voice)
             if after is not None:
-                self._found[0] = Stretch(after.start - shared, after.end)
+                self._found[0] = Stretch(after.start - shared, after.end, after.voice)
             self._bare = after is None
 
 

@@ -12,6 +12,7 @@ from oxlo_local.engines.speech.stretches import RATE, Stretch, moment, place
 
 PRECISION = 0.02  # seconds that a timestamp token counts
 LONGEST_MEDIAN = 0.7  # seconds of a usual word, at most
+EARLY = 0.1  # seconds by which a word may begin before speech was noticed
 FAR = 0.5  # seconds by which a word may reach out of the piece it is in
 ENDINGS = frozenset(".。!！?？")
 
@@ -75,6 +76,22 @@ def pieces_of(tokens: Sequence[int], seconds: float, first_timestamp: int, end_o
     if said:
         pieces.append(Piece(start, max(seconds, start), tuple(held)))
     return pieces
+
+
+def noticed(words: Sequence[Spoken], stretches: Sequence[Stretch]) -> list[Spoken]:
+    """Words of a chunk, of which none begins long before anybody was heard in its stretch.
+
+    The first word of a stretch is where attention looks for what is in the padding before it.
+    """
+    out, before = list(words), 0
+    for stretch in stretches:
+        heard = stretch.start if stretch.voice is None else stretch.voice
+        begin, voice = before / RATE, (before + heard - stretch.start) / RATE - EARLY
+        before += len(stretch)
+        for number, word in enumerate(out):
+            if begin <= word.start < voice < word.end - EARLY:
+                out[number] = replace(word, start=voice)
+    return out
 
 
 def settled(words: Sequence[Spoken]) -> list[Spoken]:

@@ -3,7 +3,7 @@
 import pytest
 
 from oxlo_local.engines.speech.stretches import RATE, Stretch
-from oxlo_local.engines.speech.timing import Clock, Piece, Spoken, pieces_of, settled, within
+from oxlo_local.engines.speech.timing import Clock, Piece, Spoken, noticed, pieces_of, settled, within
 
 EOT, FIRST = 100, 200
 
@@ -55,6 +55,18 @@ def test_a_word_before_or_after_a_pause_does_not_cover_it() -> None:
     assert [first.start, first.end] == pytest.approx([2.6, 3.0])
     assert [go.start, go.end] == pytest.approx([3.2, 3.6])
     assert [now.start, now.end] == pytest.approx([8.6, 9.0])
+
+
+def test_no_word_begins_long_before_anybody_was_heard() -> None:
+    stretches = [
+        Stretch(0, 2 * RATE, voice=RATE * 4 // 10),
+        Stretch(9 * RATE, 12 * RATE, voice=RATE * 95 // 10),
+    ]
+    words = [spoken(" a", 0.0, 0.9), spoken(" b", 0.9, 1.8), spoken(" c", 2.0, 3.0), spoken(" d", 3.0, 4.0)]
+    assert [word.start for word in noticed(words, stretches)] == pytest.approx([0.3, 0.9, 2.4, 3.0])
+    early = [spoken(" uh", 0.0, 0.25), spoken(" a", 0.25, 0.9)]
+    assert [word.start for word in noticed(early, stretches)] == pytest.approx([0.0, 0.3])
+    assert noticed(words, [Stretch(0, 5 * RATE)]) == words
 
 
 def test_a_piece_has_the_times_of_its_words_unless_they_reach_far_out() -> None:
