@@ -5,6 +5,7 @@ broken needs a line in WAIVERS, with the reason.
 """
 
 import ast
+import importlib.util
 import json
 import re
 import subprocess
@@ -470,5 +471,18 @@ def test_the_parent_never_imports_an_engine() -> None:
         "torch",
         "diffusers",
         "faster_whisper",
+        "ctranslate2",
+        "av",
+        "transformers",
+    }
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="the text engine is not installed")
+def test_engines_do_not_import_each_others_libraries() -> None:
+    spoken = {"faster_whisper", "ctranslate2", "av", "onnxruntime", "torch"}
+    assert not modules_after("import oxlo_local.engines.text.engine") & spoken
+    assert not modules_after("import oxlo_local.engines.speech.engine") & {
+        "llama_cpp",
+        "torch",
         "transformers",
     }
