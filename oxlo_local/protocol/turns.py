@@ -108,7 +108,9 @@ def turns_of(messages: Sequence[ChatMessage], id: str = "") -> list[Message]:
         turns.append(
             Message(
                 role={"developer": "system", "function": "tool"}.get(message.role, message.role),
-                content=_content(message, path, may_be_empty=bool(calls), mark=partial(images.mark, id, index)),
+                content=_content(
+                    message, path, may_be_empty=bool(calls), mark=partial(images.mark, id, index)
+                ),
                 name=message.name,
                 tool_calls=calls,
                 tool_call_id=answers,
