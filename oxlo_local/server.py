@@ -69,9 +69,9 @@ async def serve(settings: Settings, models: Sequence[str]) -> int:
     with closing(listen(settings.host, settings.port)) as listener, Signals() as signals:
         async with ledger_of(settings) as (db, ledger):
             keys = Keys(db)
+            await keys.check()
             await _first_key(settings, keys)
             house = House(settings, db, keys, ledger, models)
-            await keys.check()
             return await house.live(listener, signals, began)
 
 
