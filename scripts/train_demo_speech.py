@@ -40,7 +40,7 @@ def arguments() -> argparse.Namespace:
         help=f"of {', '.join(STEPS)}, sentences (prints samples), recordings; default: all four",
     )
     parser.add_argument(
-        "--windows", type=int, default=60_000, help="windows to train on in all (default 60000)"
+        "--windows", type=int, default=50_000, help="windows to train on in all (default 50000)"
     )
     parser.add_argument("--shards", type=int, default=60, help="files of 1,000 windows to make (default 60)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default auto)")

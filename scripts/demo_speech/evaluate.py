@@ -101,7 +101,8 @@ def edits(spoken: Sequence[str], heard: Sequence[str]) -> list[tuple[int | None,
 
 @dataclass
 class Score:
-    """Errors counted over recordings; times in seconds, each the distance from the truth of a right word, or of the nearest segment."""
+    """Errors counted over recordings; times are distances from the truth in seconds, of words heard right and of the
+    segments nearest to a sentence."""
 
     words: int = 0
     wrong: int = 0
