@@ -188,7 +188,7 @@ def write_sizes(writer: gguf.GGUFWriter, architecture: Architecture, shape: Shap
     elif architecture != "mamba":
         writer.add_head_count_kv(shape.kv_heads)
     if architecture == "qwen2vl":
-        eighth = shape.d // shape.heads // 8  # of a head: time gets half of its pairs, height and width a quarter
+        eighth = shape.d // shape.heads // 8  # time gets half of a head's pairs, height and width a quarter
         writer.add_rope_dimension_sections([2 * eighth, eighth, eighth, 0])
     if architecture == "gemma2":
         writer.add_sliding_window(shape.window)
