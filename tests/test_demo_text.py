@@ -56,7 +56,7 @@ def test_every_command_that_the_model_can_say_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["oxlo transcribe a.mp3", "oxlo serve --cores 2", "oxlo keys frame ID", "oxlo plan"]
+    "line", ["oxlo dictate a.mp3", "oxlo serve --cores 2", "oxlo keys frame ID", "oxlo plan"]
 )
 def test_a_command_that_does_not_exist_would_be_noticed(line: str) -> None:
     assert refusal(line) is not None
