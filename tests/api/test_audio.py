@@ -11,7 +11,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -398,7 +397,6 @@ def slowly(server: RunningServer, recording: bytes) -> Iterator[bytes]:
     yield head + recording
     until(lambda: left(server))
     yield b"more"
-    time.sleep(0)
 
 
 def test_what_is_half_sent_goes_with_its_server_also_after_kill_9(
