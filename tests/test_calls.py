@@ -25,7 +25,7 @@ def example(annotation: Any, *, full: bool) -> Any:
     if origin is dict:
         return {example(arms[0], full=full): example(arms[1], full=full)}
     if origin is tuple:
-        return (example(arms[0], full=full),)
+        return tuple(example(arm, full=full) for arm in arms if arm is not Ellipsis)
     if origin is not None:  # a list, or a Sequence of events
         return [example(arms[0], full=full)]
     return {str: "schön\n", bytes: b"\x00\xff", int: 7, float: 0.25, bool: True}[annotation]

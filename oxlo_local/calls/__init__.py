@@ -9,7 +9,7 @@ tagged structs (`workers/pipe.py` adds the length). Rules of the traffic:
 3. `Cancel` of an unknown or finished call is ignored; of a running one it ends in `Failed(code="cancelled")`.
 4. `Ping` is answered by `Pong` at any time, also in the middle of a long decode.
 
-What text and speech say is in files of their own; everybody imports it from here. Imports nothing else of ours.
+What text, speech and images say is in files of their own; everybody imports it from here. Imports nothing else of ours.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,15 @@ from typing import Literal
 from msgspec import Struct, field
 from msgspec.msgpack import Decoder, Encoder
 
+from oxlo_local.calls.image import (
+    Denoised,
+    Drawn,
+    ImageCall,
+    ImageFacts,
+    ImageOptions,
+    Lora,
+    Preview,
+)
 from oxlo_local.calls.speech import (
     Heard,
     Language,
@@ -58,11 +67,21 @@ from oxlo_local.calls.text import (
     Vector,
 )
 
-Call = TextCall | EmbedCall | RerankCall | SpeechCall | TokenizeCall | DetokenizeCall | PromptCall | CountCall
+Call = (
+    TextCall
+    | EmbedCall
+    | RerankCall
+    | SpeechCall
+    | ImageCall
+    | TokenizeCall
+    | DetokenizeCall
+    | PromptCall
+    | CountCall
+)
 
 
 class Usage(Struct, frozen=True, omit_defaults=True):
-    """What one call took: tokens, all its choices counted and the prompt once, or the length of its audio."""
+    """What one call took: tokens, all its choices counted and the prompt once, seconds of audio, or images."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -72,6 +91,8 @@ class Usage(Struct, frozen=True, omit_defaults=True):
     rejected_prediction: int = 0  # those that were checked and are not
     audio_seconds: float = 0.0
     language: str = ""  # of the audio
+    images: int = 0  # drawn
+    steps: int = 0  # denoising steps of each of them
 
 
 class Started(Struct, frozen=True, tag="started", array_like=True):
@@ -99,7 +120,22 @@ class Failed(Struct, frozen=True, tag="failed", array_like=True):
     usage: Usage = Usage()
 
 
-Event = Started | Output | Finished | Vector | Score | Tokens | Language | Segment | Heard | Done | Failed
+Event = (
+    Started
+    | Output
+    | Finished
+    | Vector
+    | Score
+    | Tokens
+    | Language
+    | Segment
+    | Heard
+    | Denoised
+    | Preview
+    | Drawn
+    | Done
+    | Failed
+)
 
 
 # -- life of a worker -------------------------------------------------------------------------------------------------
@@ -155,7 +191,7 @@ class Load(Struct, frozen=True, omit_defaults=True, tag="load"):
     engine: str
     model: str
     path: str
-    options: TextOptions | EmbeddingOptions | SpeechOptions | EchoOptions
+    options: TextOptions | EmbeddingOptions | SpeechOptions | ImageOptions | EchoOptions
 
 
 class Submit(Struct, frozen=True, tag="submit"):
@@ -196,12 +232,13 @@ class ModelFacts(Struct, frozen=True, omit_defaults=True):
     sees: bool = False  # it takes images
     thinks: bool = False  # before it answers, if its template does not switch that off
     thinking_knows: list[str] = field(default_factory=list)  # what its template reads of a `Thinking`
-    kind: Literal["chat", "embedding", "rerank", "speech"] = "chat"
+    kind: Literal["chat", "embedding", "rerank", "speech", "image"] = "chat"
     dimensions: int = 0  # of its embeddings
     device: str = "cpu"
     compute_type: str = ""  # of a speech model: the numbers it computes with
     languages: list[str] = field(default_factory=list)  # that a speech model knows
     window: float = 0.0  # seconds of the longest chunk that a speech model hears at once
+    image: ImageFacts | None = None
     options: TextOptions | None = None  # with every default resolved
 
 
@@ -227,6 +264,8 @@ class Gauges(Struct, frozen=True, omit_defaults=True):
     audio_seconds: float = 0.0  # transcribed
     encoder_seconds: float = 0.0
     decoder_seconds: float = 0.0
+    images: int = 0  # drawn
+    denoising_steps: int = 0  # of an image; a batch of four counts four a step
 
 
 class Loading(Struct, frozen=True, tag="loading"):
@@ -282,9 +321,11 @@ __all__ = [
     "CountCall",
     "decode_down",
     "decode_up",
+    "Denoised",
     "DetokenizeCall",
     "Done",
     "Down",
+    "Drawn",
     "EchoOptions",
     "EmbedCall",
     "EmbeddingOptions",
@@ -296,16 +337,21 @@ __all__ = [
     "FinishReason",
     "Gauges",
     "Heard",
+    "ImageCall",
+    "ImageFacts",
+    "ImageOptions",
     "Language",
     "Load",
     "LoadFailed",
     "Loading",
+    "Lora",
     "Message",
     "ModelFacts",
     "Output",
     "Picture",
     "Ping",
     "Pong",
+    "Preview",
     "PromptCall",
     "Ready",
     "Reasoning",
