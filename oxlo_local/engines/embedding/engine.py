@@ -24,6 +24,7 @@ from oxlo_local.calls import (
     Event,
     Failed,
     Gauges,
+    ImageCall,
     Load,
     ModelFacts,
     RerankCall,
@@ -103,7 +104,7 @@ class EmbeddingEngine:
 
     def submit(self, call: Call) -> None:
         """Take a call; whatever is wrong with it comes up as Failed."""
-        if isinstance(call, TextCall | SpeechCall):
+        if isinstance(call, TextCall | SpeechCall | ImageCall):
             message = "this model computes vectors or scores and nothing else"
             self._up.append(Failed(call.id, UnsupportedValue.code, message, "model"))
         elif not isinstance(call, EmbedCall | RerankCall):
