@@ -7,15 +7,19 @@ and only ratios inside one round are compared. Models of random weights are made
     first-token               one client: time to first token of a new prompt, and of the same one again
     shared                    16 clients sharing 2,000 of 2,100 prompt tokens that nobody has computed yet
     beside-long               short prompts beside one of 8 K tokens
-    chunks                    the same for our server alone, over chunk sizes (only when named: --only chunks)
+    chunk-64, … chunk-512     the same for our server alone, over chunk sizes (only when named: --only chunk)
     overhead                  32 clients on stories260K, ledger, keys and metrics on: requests/s
     conversations             8 at once, 20 turns each: prefill tokens computed over new ones
     greedy                    greedy answers equal to llama-server's, and in company equal to themselves
 
+What a load has come to is told after each round, on stderr. With --keep FILE the rounds are added to those of earlier
+calls, so that a long table can be made in short sittings.
+
 Exit status 1 when a bar is missed, 2 for wrong usage or when no peer is found.
 
 Example:  scripts/bench-peers --rounds 5 --json > race.json
-          scripts/bench-peers --only clients,first-token --model 0.5b
+          scripts/bench-peers --only clients,first-token --model 0.5b --keep race.json
+          scripts/bench-peers --rounds 0 --keep race.json
 """
 
 import argparse
@@ -36,12 +40,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 from oxlo_local.errors import OxloError  # noqa: E402  # after the path that leads to this checkout
 from race import floor, peer, table  # noqa: E402
 from race.asking import RaceFailed, Voice, scale_of  # noqa: E402
-from race.beside import CHUNKS, Beside  # noqa: E402
+from race.beside import CHUNKS, Beside, Chunk  # noqa: E402
 from race.equality import Greedy, compare  # noqa: E402
+from race.kept import Kept, NotKept  # noqa: E402
 from race.loads import Clients, FirstToken, Load, Overhead, Shared, Sizes, Track  # noqa: E402
 from race.racers import Cores, Racer, Weather, cores, our_server, peer_server, turn_of  # noqa: E402
-from race.ratios import judge, merge  # noqa: E402
-from race.table import Report, Row, Turn  # noqa: E402
+from race.ratios import merge  # noqa: E402
+from race.table import Report, Turn  # noqa: E402
 from race.talks import Talks, Tongue  # noqa: E402
 
 MADE = ("150m", "0.5b", "8b", "32b")
@@ -52,10 +57,11 @@ DEMO = ROOT / "oxlo_local" / "embedded" / "oxlo-demo.gguf"
 
 @dataclass
 class Group:
-    """Loads that run on the same pair of servers."""
+    """Loads that run on the same pair of servers, or on ours `alone`."""
 
     shape: peer.Shape
     loads: list[Load | Greedy] = field(default_factory=list)
+    alone: bool = False
 
 
 def say(line: str) -> None:
@@ -124,6 +130,10 @@ def groups(options: argparse.Namespace, sizes: Sizes) -> list[Group]:
             replace(base, parallel=8, ctx=long_ctx, chunk=options.chunk, peer_flags=peer.BESIDE_LONG),
             [Beside(chunk=options.chunk, gpu=options.gpu_layers is not None)],
         ),
+        *(
+            Group(replace(base, parallel=8, ctx=long_ctx, chunk=chunk), [Chunk(chunk)], alone=True)
+            for chunk in CHUNKS
+        ),
     ]
     small = STORIES if options.model not in ("stories", "demo") and STORIES.is_file() else None
     speaks = model if options.model in ("stories", "demo") else DEMO if DEMO.is_file() else small
@@ -141,7 +151,9 @@ def groups(options: argparse.Namespace, sizes: Sizes) -> list[Group]:
 def chosen(name: str, options: argparse.Namespace) -> bool:
     """Whether --only (whole names, or beginnings of them) takes a load."""
     if options.only is None:
-        return options.model != "0.5b" or name in ("clients-1", "clients-16")
+        return not name.startswith("chunk-") and (
+            options.model != "0.5b" or name in ("clients-1", "clients-16")
+        )
     return any(name == each or name.startswith(f"{each}-") for each in options.only.split(","))
 
 
@@ -157,25 +169,27 @@ class Race:
     other: peer.Peer
     on: Cores
     home: Path
-    commands: dict[str, list[str]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    kept: Kept
 
     @contextmanager
-    def servers(self, shape: peer.Shape) -> Iterator[tuple[Racer, Racer]]:
-        """Both servers over one model, both stopped."""
-        extra = shlex.split(self.options.peer_flags)
+    def servers(self, group: Group) -> Iterator[list[Racer]]:
+        """The servers over one model, ours first, all stopped."""
+        shape, extra = group.shape, shlex.split(self.options.peer_flags)
         name = f"{shape.model.stem}, {shape.parallel} slots of {shape.ctx}"
-        self.commands[name] = [
-            shlex.join(["oxlo", "serve", *peer.our_arguments(shape)]),
-            shlex.join(["llama-server", *peer.peer_arguments(shape, 0, extra)]),
-        ]
+        name += f", chunks of {shape.chunk}" if shape.chunk else ""
+        commands = [shlex.join(["oxlo", "serve", *peer.our_arguments(shape)])]
+        if not group.alone:
+            commands.append(shlex.join(["llama-server", *peer.peer_arguments(shape, 0, extra)]))
+        self.kept.run(name, commands)
         say(f"-- {name}")
         with ExitStack() as stack:
-            ours = stack.enter_context(our_server(shape, self.home / f"home-{len(self.commands)}", self.on))
-            ours.pause()
-            theirs = stack.enter_context(peer_server(self.other, shape, self.on, extra))
-            theirs.pause()
-            yield ours, theirs
+            home = tempfile.mkdtemp(dir=self.home)
+            racers = [stack.enter_context(our_server(shape, Path(home), self.on))]
+            racers[0].pause()
+            if not group.alone:
+                racers.append(stack.enter_context(peer_server(self.other, shape, self.on, extra)))
+                racers[1].pause()
+            yield racers
 
     def track(self, shape: peer.Shape, racers: Sequence[Racer]) -> Track:
         """How this model counts. Says so when the two servers count the same words differently."""
@@ -186,7 +200,7 @@ class Race:
             with turn_of(racer):
                 scales.append(asyncio.run(scale_of(racer, voice)))
         if len(set(scales)) > 1:
-            self.notes.append(f"{shape.model.stem}: the servers count the same prompt differently: {scales}")
+            self.kept.note(f"{shape.model.stem}: the servers count the same prompt differently: {scales}")
         return Track(voice, scales[0], self.sizes)
 
     def round(
@@ -206,8 +220,13 @@ class Race:
         bare: dict[str, float] = {}
         if isinstance(load, Clients) and self.other.floor is not None:
             bare = floor.run(self.other, shape, track.sizes, load.clients, self.on)
-        ours, theirs = (merge(told[racer.name]) for racer in racers)
-        return Turn(ours, theirs, bare, (worst[racers[0].name], worst[racers[1].name]))
+        ours, *theirs = (racer.name for racer in racers)
+        return Turn(
+            merge(told[ours]),
+            merge([each for name in theirs for each in told[name]]),
+            bare,
+            (worst[ours], max((worst[name] for name in theirs), default=0.0)),
+        )
 
     def greedy(self, load: Greedy, track: Track, racers: Sequence[Racer], number: int) -> Turn:
         """Both servers' answers, compared."""
@@ -218,44 +237,30 @@ class Race:
         ours, theirs = compare(answers[0], answers[1])
         return Turn(ours, theirs, {})
 
-    def group(self, group: Group) -> list[Row]:
-        """All rounds of a group: every load once, then all again."""
-        turns: dict[str, list[Turn]] = {load.name: [] for load in group.loads}
-        failed: dict[str, str] = {}
-        with self.servers(group.shape) as racers:
-            track = self.track(group.shape, racers)
-            for number in range(self.options.rounds):
+    def group(self, group: Group) -> None:
+        """All rounds of a group: every load once, then all again. Greedy answers are compared in the first one."""
+        shape, failed = group.shape, set[str]()
+        with self.servers(group) as racers:
+            track = self.track(shape, racers)
+            for turn in range(self.options.rounds):
                 for load in group.loads:
-                    if load.name in failed or (isinstance(load, Greedy) and number > 0):
+                    if load.name in failed or (isinstance(load, Greedy) and turn > 0):
                         continue
-                    say(f"round {number + 1} of {self.options.rounds}: {load.name}")
+                    number = len(self.kept.rounds(load.name, shape.model.stem))
+                    say(f"{load.name}, round {number + 1}")
                     try:
                         if isinstance(load, Greedy):
-                            turns[load.name].append(self.greedy(load, track, racers, number))
+                            found = self.greedy(load, track, racers, number)
                         else:
-                            turns[load.name].append(self.round(load, group.shape, track, racers, number))
+                            found = self.round(load, shape, track, racers, number)
                     except* (RaceFailed, OxloError, floor.NoFloor) as errors:
-                        failed[load.name] = str(first_of(errors))
-                        say(f"{load.name}: {failed[load.name]}")
-        return [
-            row_of(load, group.shape.model.stem, turns[load.name], failed.get(load.name))
-            for load in group.loads
-        ]
-
-    def chunks(self, shape: peer.Shape) -> None:
-        """Our server alone over chunk sizes; the figures go into the notes."""
-        for chunk in CHUNKS:
-            sized = replace(shape, chunk=chunk)
-            with our_server(sized, self.home / f"chunk-{chunk}", self.on) as ours:
-                ours.pause()
-                with turn_of(ours):
-                    voice = Voice(shape.model.stem, ours.facts().chat)
-                    track = Track(voice, asyncio.run(scale_of(ours, voice)), self.sizes)
-                    found = asyncio.run(Beside(chunk=chunk).run(ours, track, f"chunk {chunk}"))
-            names = ("short_ttft_p95", "gap_p95", "gap_max", "gap_p95_times_undisturbed", "long_times_alone")
-            told = ", ".join(f"{name} {found[name]:.4g}" for name in names if name in found)
-            self.notes.append(f"chunk {chunk}: {told}")
-            say(self.notes[-1])
+                        failed.add(load.name)
+                        why = str(first_of(errors))
+                        self.kept.fail(load.name, shape.model.stem, load.bars, why)
+                        say(f"   {load.name}: {why}")
+                    else:
+                        row = self.kept.add(load.name, shape.model.stem, load.bars, found)
+                        say(f"   {load.name} over {len(row.rounds)}: {'; '.join(table.lines(row))}")
 
 
 def first_of(errors: BaseException) -> BaseException:
@@ -284,17 +289,6 @@ def weather_line(load: str, racer: str, number: int, weather: Weather, found: Ma
     )
 
 
-def row_of(load: Load | Greedy, model: str, rounds: list[Turn], failed: str | None) -> Row:
-    """A load's rounds, held against its bars."""
-    verdicts = []
-    for bar in load.bars:
-        if not rounds or (bar.against == "floor" and not any(turn.floor for turn in rounds)):
-            continue
-        others = [turn.floor if bar.against == "floor" else turn.peer for turn in rounds]
-        verdicts.append(judge(bar, [turn.ours for turn in rounds], others))
-    return Row(load.name, model, rounds, verdicts, failed)
-
-
 def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     about, _, example = (__doc__ or "").partition("\n\nExample:")
@@ -314,7 +308,12 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="LOAD,…",
         help="loads, or beginnings of their names (all; 0.5b: clients-1, clients-16)",
     )
-    add("--rounds", type=int, default=5, help="rounds (5; a bar needs at least that many)")
+    add(
+        "--rounds",
+        type=int,
+        default=5,
+        help="rounds (5; a bar needs at least that many); 0 with --keep shows it",
+    )
     add("--clients", default=",".join(map(str, NUMBERS)), metavar="N,…", help="clients of the clients loads")
     add("--threads", type=int, default=1, help="engine threads (1)")
     add("--chunk", type=int, default=256, help="our prefill tokens a step beside running sequences (256)")
@@ -333,13 +332,19 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="further flags of llama-server, to try out others than the committed ones",
     )
     add("--json", action="store_true", help="every figure of every round, as JSON")
+    add(
+        "--keep",
+        type=Path,
+        metavar="FILE",
+        help="add the rounds to those in FILE, which each round is written to",
+    )
     options = parser.parse_args(arguments)
     try:
         options.clients = tuple(int(number) for number in options.clients.split(","))
     except ValueError:
         parser.error(f"--clients takes numbers such as 1,16, not {options.clients!r}")
-    if options.rounds < 1 or min(options.clients) < 1 or options.scale <= 0:
-        parser.error("--rounds, --clients and --scale take positive numbers")
+    if options.rounds < (options.keep is None) or min(options.clients) < 1 or options.scale <= 0:
+        parser.error("--rounds, --clients and --scale take positive numbers; --rounds 0 goes with --keep")
     return options
 
 
@@ -352,30 +357,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bench-peers: {error}", file=sys.stderr)
         return 2
     sizes = Sizes() if options.scale == 1 else Sizes().scaled(options.scale)
-    machine = table.machine(options.threads)
-    todo = groups(options, sizes)
-    with_chunks = options.only is not None and "chunks" in options.only.split(",")
-    if not todo and not with_chunks:
+    begun = Report(table.machine(options.threads), other.version, options.scale, {}, [], [])
+    todo = groups(options, sizes) if options.rounds else []
+    if options.rounds and not todo:
         print(f"bench-peers: --only {options.only} takes no load; see --help", file=sys.stderr)
         return 2
-    rows: list[Row] = []
-    with tempfile.TemporaryDirectory() as folder:
-        race = Race(options, sizes, other, cores(not options.no_pin), Path(folder))
-        for group in todo:
-            rows += race.group(group)
-        if with_chunks:
-            long_ctx = 256 * -(-(sizes.long + 256) // 256)
-            model = model_file(options.model, options.quant)
-            race.chunks(
-                peer.Shape(model, 8, long_ctx, threads=options.threads, gpu_layers=options.gpu_layers)
-            )
-        if other.floor is None:
-            race.notes.append(
-                "there is no llama-batched-bench beside the peer: nothing was held against the floor"
-            )
-        if not STORIES.is_file() and options.only is None:
-            race.notes.append(f"{STORIES.name} is not here: the load `overhead` did not run")
-    report = Report(machine, other.version, options.scale, race.commands, rows, race.notes)
+    try:
+        kept = Kept(begun, options.keep)
+        with tempfile.TemporaryDirectory() as folder:
+            race = Race(options, sizes, other, cores(not options.no_pin), Path(folder), kept)
+            for group in todo:
+                race.group(group)
+    except NotKept as error:
+        print(f"bench-peers: {error}", file=sys.stderr)
+        return 2
+    if other.floor is None:
+        kept.note("there is no llama-batched-bench beside the peer: nothing was held against the floor")
+    if not STORIES.is_file() and options.only is None:
+        kept.note(f"{STORIES.name} is not here: the load `overhead` did not run")
+    report = kept.report
     if options.json:
         sys.stdout.write(table.as_json(report))
     else:

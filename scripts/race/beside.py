@@ -104,3 +104,31 @@ class Beside:
             for _ in range(self.clients):
                 group.create_task(client())
         return await long, shorts
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The same of our server alone, with prefill in chunks of so many tokens: one point of the curve."""
+
+    chunk: int
+    turns: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"chunk-{self.chunk}"
+
+    @property
+    def bars(self) -> tuple[Bar, ...]:
+        shown = (
+            "short_ttft_p95",
+            "gap_p95",
+            "gap_max",
+            "gap_p95_times_undisturbed",
+            "long_ttft",
+            "long_times_alone",
+        )
+        return tuple(Bar(figure, "own_at_most", None) for figure in shown)
+
+    async def run(self, racer: Racer, track: Track, seed: str) -> Figures:
+        """All four parts; the prompts are those of every other chunk."""
+        return await Beside(chunk=self.chunk).run(racer, track, seed)

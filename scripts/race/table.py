@@ -3,6 +3,7 @@
 import os
 import platform
 import sys
+from collections.abc import Sequence
 
 import msgspec
 import psutil
@@ -11,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from race.ratios import Bar, Estimate, Verdict
+from race.ratios import Bar, Estimate, Verdict, judge
 
 WIDTH = 132
 
@@ -33,6 +34,17 @@ class Row(Struct, frozen=True):
     rounds: list[Turn]
     verdicts: list[Verdict]
     failed: str | None = None
+
+
+def row_of(load: str, model: str, bars: Sequence[Bar], rounds: list[Turn], failed: str | None = None) -> Row:
+    """A load's rounds, held against its bars."""
+    verdicts = []
+    for bar in bars:
+        if not rounds or (bar.against == "floor" and not any(turn.floor for turn in rounds)):
+            continue
+        others = [turn.floor if bar.against == "floor" else turn.peer for turn in rounds]
+        verdicts.append(judge(bar, [turn.ours for turn in rounds], others))
+    return Row(load, model, rounds, verdicts, failed)
 
 
 class Report(Struct, frozen=True):
@@ -104,6 +116,15 @@ def verdict(found: Verdict) -> str:
         return "" if found.bar.value is None else "NO FIGURE"
     word = {None: "", True: "holds", False: "MISSED"}[found.holds]
     return f"{word}, unsure" if found.unsure else word
+
+
+def lines(row: Row) -> list[str]:
+    """How a load stands, a line for each figure."""
+    return [
+        f"{each.bar.figure}{' / floor' if each.bar.against == 'floor' else ''} "
+        f"{bounds(each.bar, each.estimate)} {verdict(each)}".rstrip()
+        for each in row.verdicts
+    ]
 
 
 def show(report: Report) -> None:

@@ -13,6 +13,7 @@ import pytest
 from oxlo_local import random_model
 from race import equality, floor, loads, peer, ratios, table
 from race.equality import Token
+from race.kept import Kept, NotKept
 from race.racers import Cores
 from race.ratios import Bar
 from race.talks import Talk, Tongue, common
@@ -230,6 +231,42 @@ def test_what_is_new_in_a_conversation(tmp_path: Path) -> None:
     assert talk.new - length == longer - common(
         tongue.read(second).tokens, tongue.tokens(tongue.read(first).text + " find")[:-1]
     )
+
+
+# -- rounds that are kept ---------------------------------------------------------------------------------------------
+
+
+def begun(peer_version: str = "a peer") -> table.Report:
+    return table.Report("a machine", peer_version, 1.0, {}, [], [])
+
+
+def test_rounds_of_several_calls_come_together(tmp_path: Path) -> None:
+    path, bars = tmp_path / "race.json", [Bar("x", "at_least", 1.0)]
+    first = Kept(begun(), path)
+    first.run("a model", ["oxlo serve --threads 1"])
+    first.add("clients-1", "m", bars, table.Turn({"x": 2.0}, {"x": 1.0}, {}))
+    first.fail("shared", "m", [], "no answer")
+    second = Kept(begun(), path)
+    row = second.add("clients-1", "m", bars, table.Turn({"x": 8.0}, {"x": 1.0}, {}))
+    assert len(row.rounds) == 2 and second.rounds("clients-1", "other") == []
+    assert row.verdicts[0].estimate is not None and row.verdicts[0].estimate.mean == pytest.approx(4.0)
+    assert [each.failed for each in second.report.rows] == [None, "no answer"]
+    second.add("shared", "m", [], table.Turn({}, {}, {}))
+    assert not any(each.failed for each in Kept(begun(), path).report.rows)
+
+
+def test_what_was_run_otherwise_is_not_added_to(tmp_path: Path) -> None:
+    path = tmp_path / "race.json"
+    kept = Kept(begun(), path)
+    kept.run("a model", ["oxlo serve --threads 1"])
+    kept.add("clients-1", "m", [], table.Turn({}, {}, {}))
+    with pytest.raises(NotKept, match="another peer"):
+        Kept(begun("another peer"), path)
+    with pytest.raises(NotKept, match="other flags"):
+        Kept(begun(), path).run("a model", ["oxlo serve --threads 2"])
+    path.write_text("[]")
+    with pytest.raises(NotKept, match="holds no race"):
+        Kept(begun(), path)
 
 
 # -- a small race -----------------------------------------------------------------------------------------------------
