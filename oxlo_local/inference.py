@@ -8,6 +8,9 @@ the context closes the row exactly once, by one rule (`closing`):
     client gone, output had come     settled      the work was done for it; output counts when it reaches the parent
     client gone before any output    refunded     cancelled
     any failure of ours, at any time refunded     the code of the error
+
+Images are units of their own: a client that leaves pays for those that were complete, and after a failure of ours those
+that had been sent to it are settled.
 """
 
 import asyncio
@@ -66,6 +69,7 @@ class Run:
             model  # the one that runs, which a fallback may have put in the place of the one asked for
         )
         self.warnings = warnings
+        self.delivered = 0  # images that were sent to the client before the end of its answer
         self._stream = stream
 
     @property
@@ -88,10 +92,11 @@ class Run:
 
 
 class Closing(NamedTuple):
-    """How a row is closed. `code` is the row's error code, and the reason of a refund."""
+    """How a row is closed. `code` is the row's error code, and the reason of a refund; `units` None = all of them."""
 
     status: Literal["settled", "refunded"]
     code: str | None
+    units: int | None = None
 
 
 @dataclass
@@ -100,8 +105,8 @@ class _Times:
 
     opened: float = field(default_factory=time.monotonic)
 
-    def outcome(self, stream: Stream, code: str | None) -> Outcome:
-        """What is known of the call now."""
+    def outcome(self, stream: Stream, end: Closing) -> Outcome:
+        """What is known of the call now that it is closed like that."""
         usage = stream.terminal.usage if stream.terminal is not None else Usage()
         audio = usage.audio_seconds or (stream.heard.of if stream.heard is not None else None)
         total = self._since_opened(time.monotonic())
@@ -114,10 +119,14 @@ class _Times:
             audio_seconds=audio,
             language=usage.language or None,
             real_time_factor=real_time_factor(stream.terminal, total, queue),
+            images=end.units or stream.images or None,
+            steps=usage.steps or (stream.denoised.of if stream.denoised is not None else None),
+            size=f"{stream.size[0]}x{stream.size[1]}" if stream.size is not None else None,
+            draw_seconds=draw_seconds(stream, total, queue),
             queue_ms=queue,
             first_output_ms=self._since_opened(stream.first_output_at),
             total_ms=total,
-            error_code=code,
+            error_code=end.code,
         )
 
     def _since_opened(self, moment: float | None) -> float | None:
@@ -132,6 +141,13 @@ def real_time_factor(
         return None
     worked_ms = max(1.0, total_ms - (queue_ms or 0.0))
     return round(terminal.usage.audio_seconds * 1000 / worked_ms, 3)
+
+
+def draw_seconds(stream: Stream, total_ms: float | None, queue_ms: float | None) -> float | None:
+    """Seconds of work on a call's images; None where none was begun."""
+    if total_ms is None or (stream.denoised is None and not stream.images):
+        return None
+    return round((total_ms - (queue_ms or 0.0)) / 1000, 3)
 
 
 class Inference:
@@ -187,46 +203,54 @@ class Inference:
         self._open += 1
         self._quiet.clear()
         error: BaseException | None = None
+        run = Run(entry, resolved.model, warnings, stream)
         try:
-            yield Run(entry, resolved.model, warnings, stream)
+            yield run
         except BaseException as left_by:
             error = left_by
             raise
         finally:
             try:
-                await self._close(entry, stream, times, error)
+                await self._close(run, stream, times, error)
             finally:
                 self._open -= 1
                 if self._open == 0:
                     self._quiet.set()
 
-    async def _close(self, entry: Entry, stream: Stream, times: _Times, error: BaseException | None) -> None:
-        end = closing(stream, error)
-        outcome = times.outcome(stream, end.code)
+    async def _close(self, run: Run, stream: Stream, times: _Times, error: BaseException | None) -> None:
+        end = closing(stream, error, run.delivered)
+        outcome = times.outcome(stream, end)
         stream.cancel()  # before the row is written, which may take its time: the slot is free for others
         if end.status == "settled":
-            await self._ledger.settle(entry, outcome)
+            await self._ledger.settle(run.entry, outcome, end.units)
         else:
-            await self._ledger.refund(entry, end.code or ServerError.code, outcome)
+            await self._ledger.refund(run.entry, end.code or ServerError.code, outcome)
 
     async def quiet(self) -> None:
         """Wait until no run is open: every row of this room has been closed."""
         await self._quiet.wait()
 
 
-def closing(stream: Stream, error: BaseException | None) -> Closing:
+def closing(stream: Stream, error: BaseException | None, delivered: int = 0) -> Closing:
     """How the row of a call is closed when its context is left with `error`. Pure.
 
-    A failure that nobody has read yet counts as well: the client left something that was broken already.
+    A failure that nobody has read yet counts as well: the client left something that was broken already. `delivered`
+    are the images that had been sent before it.
     """
     terminal = stream.terminal
     if isinstance(terminal, Failed):
-        return Closing("refunded", terminal.code)
+        return _failed(terminal.code, delivered)
     if isinstance(error, Exception) and not isinstance(error, (Cancelled, ConnectionError)):
-        return Closing("refunded", error.code if isinstance(error, OxloError) else ServerError.code)
+        return _failed(error.code if isinstance(error, OxloError) else ServerError.code, delivered)
     if isinstance(terminal, Done):
-        return Closing("settled", None)
-    return Closing("settled" if stream.first_output_at is not None else "refunded", Cancelled.code)
+        return Closing("settled", None, stream.images or None)
+    if stream.first_output_at is None:
+        return Closing("refunded", Cancelled.code)
+    return Closing("settled", Cancelled.code, stream.images or None)
+
+
+def _failed(code: str, delivered: int) -> Closing:
+    return Closing("settled", code, delivered) if delivered else Closing("refunded", code)
 
 
 def price_list(catalogue: Catalogue) -> dict[str, int]:

@@ -101,7 +101,9 @@ class Outcome:
     language: str | None = None  # of the audio
     real_time_factor: float | None = None  # seconds of audio for each second of work
     images: int | None = None
-    steps: int | None = None
+    steps: int | None = None  # of each image
+    size: str | None = None  # of the images: 1024x1024
+    draw_seconds: float | None = None  # of work on all of them
     queue_ms: float | None = None
     first_output_ms: float | None = None
     total_ms: float | None = None

@@ -18,6 +18,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _TIMES_REAL = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
+_DRAW_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
 _WAIT_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
@@ -95,6 +96,13 @@ class Metrics:
             buckets=_TIMES_REAL,
             registry=registry,
         )
+        self._drawing = Histogram(
+            "oxlo_image_seconds",
+            "Seconds of work on each image of a request",
+            ("model",),
+            buckets=_DRAW_SECONDS,
+            registry=registry,
+        )
         self._no_calls = Counter(
             "oxlo_broken_tool_calls",
             "Texts that looked like a tool call and were none, answered as content",
@@ -141,6 +149,11 @@ class Metrics:
     def heard(self, model: str, audio_seconds: float, seconds: float) -> None:
         """A file has been transcribed; `seconds` is how long that took."""
         self._real_time.labels(model).observe(audio_seconds / max(seconds, 0.001))
+
+    def drawn(self, model: str, images: int, seconds: float) -> None:
+        """A request's images are complete; `seconds` is how long all of them took."""
+        for _ in range(images):
+            self._drawing.labels(model).observe(seconds / images)
 
     def broken_call(self, model: str) -> None:
         """What a model wrote looked like a tool call and was none."""
@@ -189,12 +202,14 @@ class _Workers(Collector):
                 labels=("model",),
             ),
         }
-        hearing = {
+        work = {
             name: CounterMetricFamily(f"oxlo_{name}", text, labels=("model",))
             for name, text in (
                 ("audio_seconds", "Audio that was transcribed"),
                 ("encoder_seconds", "Seconds in the encoder of a speech model"),
                 ("decoder_seconds", "Seconds in the decoder of a speech model"),
+                ("images", "Images that were drawn"),
+                ("denoising_steps", "Denoising steps, of each image"),
             )
         }
         state = GaugeMetricFamily("oxlo_worker_state", "1 for the state it is in", labels=("model", "state"))
@@ -213,6 +228,6 @@ class _Workers(Collector):
             counters["preempted"].add_metric(label, engine.preemptions)
             counters["guessed"].add_metric(label, engine.guessed_tokens)
             counters["accepted"].add_metric(label, engine.accepted_tokens)
-            for name, family in hearing.items():
+            for name, family in work.items():
                 family.add_metric(label, getattr(engine, name))
-        yield from (state, *gauges.values(), *counters.values(), *hearing.values())
+        yield from (state, *gauges.values(), *counters.values(), *work.values())

@@ -271,4 +271,13 @@ HEARD = Step(
     ),
 )
 
-STEPS: tuple[Step, ...] = (KEYS, ENTRIES, LIMITS, CLAIMS, PEPPER, OPEN_ROWS, HEARD)
+DRAWN = Step(
+    8,
+    "how images were drawn",
+    (
+        "ALTER TABLE entries ADD COLUMN size TEXT",
+        "ALTER TABLE entries ADD COLUMN draw_seconds REAL",
+    ),
+)
+
+STEPS: tuple[Step, ...] = (KEYS, ENTRIES, LIMITS, CLAIMS, PEPPER, OPEN_ROWS, HEARD, DRAWN)

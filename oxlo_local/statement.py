@@ -79,6 +79,8 @@ class Row:
     real_time_factor: float | None
     images: int | None
     steps: int | None
+    size: str | None
+    draw_seconds: float | None
     queue_ms: float | None
     first_output_ms: float | None
     total_ms: float | None

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from oxlo_local import config
-from oxlo_local.calls import Call, Done, Event, Failed, Finished, Started, Text, Usage
+from oxlo_local.calls import Call, Denoised, Done, Drawn, Event, Failed, Finished, Started, Text, Usage
 from oxlo_local.catalogue import Catalogue, Model
 from oxlo_local.db import Database
 from oxlo_local.errors import (
@@ -38,6 +38,7 @@ from oxlo_local.inference import (
     RequestFacts,
     Run,
     closing,
+    draw_seconds,
     price_list,
     real_time_factor,
 )
@@ -481,6 +482,45 @@ def test_the_rule_of_closing(
     events: tuple[Event, ...], error: BaseException | None, closed: tuple[str, str | None]
 ) -> None:
     assert closing(stream_with(*events), error) == Closing(*closed)  # type: ignore[arg-type]
+
+
+STEP, FIRST, SECOND = (
+    Denoised("a", 0, 1, 4),
+    Drawn("a", 0, b"x", 64, 64, 7),
+    Drawn("a", 1, b"y", 64, 64, 8),
+)
+
+
+@pytest.mark.parametrize(
+    ("events", "error", "delivered", "closed"),
+    [
+        ((STARTED, STEP, FIRST, SECOND, DONE), None, 0, ("settled", None, 2)),
+        ((STARTED, STEP, FIRST), Cancelled("left"), 0, ("settled", "cancelled", 1)),
+        ((STARTED, STEP, FIRST), Cancelled("left"), 1, ("settled", "cancelled", 1)),
+        ((STARTED, STEP), Cancelled("left"), 0, ("refunded", "cancelled", None)),
+        ((STARTED, STEP, FIRST, LOST), WorkerLost("gone"), 0, ("refunded", "worker_lost", None)),
+        ((STARTED, STEP, FIRST, LOST), WorkerLost("gone"), 1, ("settled", "worker_lost", 1)),
+        ((STARTED, STEP, FIRST, SECOND), TimedOut("ours"), 1, ("settled", "timeout", 1)),
+        ((STARTED, STEP, FIRST, SECOND, DONE), ValueError("ours"), 0, ("refunded", "server_error", None)),
+    ],
+)
+def test_of_some_images_those_delivered_are_settled(
+    events: tuple[Event, ...],
+    error: BaseException | None,
+    delivered: int,
+    closed: tuple[str, str | None, int | None],
+) -> None:
+    assert closing(stream_with(*events), error, delivered) == Closing(*closed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("events", "seconds"),
+    [((STARTED, STEP), 1.5), ((STARTED, FIRST), 1.5), ((STARTED, TEXT), None), ((), None)],
+)
+def test_the_seconds_of_drawing_are_those_after_the_queue(
+    events: tuple[Event, ...], seconds: float | None
+) -> None:
+    assert draw_seconds(stream_with(*events), 2000.0, 500.0) == seconds
 
 
 def test_the_price_version_changes_with_a_price_and_with_nothing_else() -> None:

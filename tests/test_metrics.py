@@ -67,6 +67,15 @@ def test_a_file_is_timed_against_its_length() -> None:
     assert (found["oxlo_encoder_seconds_total", "m"], found["oxlo_decoder_seconds_total", "m"]) == (1.5, 0.5)
 
 
+def test_images_are_timed_each() -> None:
+    metrics = Metrics(lambda: [Worker(gauges=Gauges(images=5, denoising_steps=20))])
+    metrics.drawn("m", 4, 6.0)
+    found = samples(metrics)
+    assert (found["oxlo_image_seconds_sum", "m"], found["oxlo_image_seconds_count", "m"]) == (6.0, 4)
+    assert found["oxlo_image_seconds_bucket", "1.0", "m"] == 0
+    assert (found["oxlo_images_total", "m"], found["oxlo_denoising_steps_total", "m"]) == (5, 20)
+
+
 def test_workers_are_read_at_each_scrape() -> None:
     worker = Worker(waiting=2, running=3, restarts=1, rss_bytes=1000)
     worker.gauges = Gauges(running=4, kv_used=50, kv_total=200, steps=9, step_seconds=1.5, preemptions=1)

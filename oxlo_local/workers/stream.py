@@ -2,7 +2,7 @@
 
 The pipe never waits for a reader: when a client reads more slowly than the model writes, its unread pieces of text are
 joined (per choice), so that a slow reader slows only itself and costs no more than the text it has yet to read. Of what
-says how far a file has been heard, only the last is kept for it.
+says how far a file has been heard, or images have been drawn, only the last is kept for it.
 """
 
 import asyncio
@@ -15,13 +15,16 @@ from oxlo_local.calls import (
     CallArguments,
     CallBegun,
     CallBroken,
+    Denoised,
     Done,
+    Drawn,
     Event,
     Failed,
     Finished,
     Heard,
     Language,
     Output,
+    Preview,
     Reasoning,
     Started,
     Text,
@@ -48,6 +51,9 @@ class Stream:
         self.cached_tokens = 0
         self.completion_tokens = 0
         self.heard: Heard | None = None
+        self.denoised: Denoised | None = None
+        self.images = 0  # that are complete
+        self.size: tuple[int, int] | None = None  # of the last of them
         self._cancel = cancel
         self._unread: deque[Event] = deque()
         self._bound = UNREAD_MAX
@@ -71,10 +77,15 @@ class Stream:
             self.heard = Heard(event.id, 0.0, event.seconds)
         elif isinstance(event, Heard):
             self.heard = event
-        elif self.first_output_at is None:
+        elif isinstance(event, Denoised):
+            self.denoised = event
+        elif self.first_output_at is None and not isinstance(event, Preview):
             self.first_output_at = now
         if isinstance(event, Output):
             self.completion_tokens += event.tokens
+        elif isinstance(event, Drawn):
+            self.images += 1
+            self.size = event.width, event.height
         self._unread.append(event)
         if len(self._unread) > self._bound:
             self._unread = joined(self._unread)
@@ -117,7 +128,7 @@ class Stream:
 def joined(events: deque[Event]) -> deque[Event]:
     """The same events with each choice's neighbouring pieces of one kind made one; order within a choice is kept.
 
-    Of several `Heard` only the last is left.
+    Of several `Heard` or `Denoised` only the last is left.
     """
     result: deque[Event] = deque()
     pieces: dict[int, list[Piece]] = {}
@@ -127,8 +138,8 @@ def joined(events: deque[Event]) -> deque[Event]:
         if run:
             result.append(one_of(run))
 
-    heard = [event for event in events if isinstance(event, Heard)][-1:]
-    for event in (event for event in events if not isinstance(event, Heard) or event is heard[0]):
+    progress = [event for event in events if isinstance(event, Heard | Denoised)][-1:]
+    for event in (event for event in events if not isinstance(event, Heard | Denoised) or event in progress):
         if isinstance(event, Text | Reasoning | CallArguments):
             run = pieces.get(event.choice)
             if run and not continues(run[0], event):

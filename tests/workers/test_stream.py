@@ -3,12 +3,15 @@
 import asyncio
 
 from oxlo_local.calls import (
+    Denoised,
     Done,
+    Drawn,
     Event,
     Failed,
     Finished,
     Heard,
     Language,
+    Preview,
     Segment,
     Started,
     Text,
@@ -122,6 +125,27 @@ async def test_a_slow_reader_is_told_how_far_a_file_is_now_and_every_segment() -
         sum(isinstance(event, Heard) for event in events) < UNREAD_MAX
         and Heard("a", UNREAD_MAX - 1, None) in events
     )
+
+
+async def test_an_image_is_output_when_it_is_complete() -> None:
+    stream, _ = new()
+    stream.push(Denoised("a", 0, 1, 4), 1.0)
+    stream.push(Preview("a", 0, 0, b"p"), 2.0)
+    assert (stream.first_output_at, stream.denoised, stream.images) == (None, Denoised("a", 0, 1, 4), 0)
+    stream.push(Drawn("a", 0, b"x", 64, 32, 7), 3.0)
+    stream.push(Drawn("a", 1, b"y", 64, 32, 8), 4.0)
+    assert (stream.first_output_at, stream.images, stream.size) == (3.0, 2, (64, 32))
+
+
+async def test_a_slow_reader_is_told_only_the_last_step_and_every_image() -> None:
+    stream, _ = new()
+    for number in range(UNREAD_MAX + 1):
+        stream.push(Denoised("a", 0, number, UNREAD_MAX), 0.0)
+    stream.push(Drawn("a", 0, b"x", 64, 64, 7), 1.0)
+    stream.push(Done("a", Usage(images=1)), 1.0)
+    events = await read(stream)
+    assert [type(event) for event in events] == [Denoised, Drawn, Done]
+    assert events[0] == Denoised("a", 0, UNREAD_MAX, UNREAD_MAX)
 
 
 def segment(index: int) -> Segment:
