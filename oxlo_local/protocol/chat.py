@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 from oxlo_local.calls import ModelFacts, TextCall
 from oxlo_local.errors import BadRequest, UnsupportedValue
-from oxlo_local.protocol import images, parts, tools, turns
+from oxlo_local.protocol import parts, pictures, tools, turns
 from oxlo_local.protocol.constraints import constraint_of, unknown_members
 from oxlo_local.protocol.fields import CHAT, refuse_unhonoured
 from oxlo_local.protocol.rendering import Answer, Chunks
@@ -71,7 +71,7 @@ def decode(body: bytes, *, strict: bool, max_n: int = 128) -> tuple[ChatRequest,
             param="service_tier",
         )
     turns.turns_of(request.messages)
-    images.pictures_of(request.messages, "")
+    pictures.pictures_of(request.messages, "")
     continues(request)
     offer = tools.offer_of(request)
     tools.thinking_of(request)
@@ -144,7 +144,7 @@ def to_call(request: ChatRequest, model_defaults: Mapping[str, float], id: str) 
     return TextCall(
         id=id,
         messages=turns.turns_of(request.messages, id),
-        pictures=images.pictures_of(request.messages, id),
+        pictures=pictures.pictures_of(request.messages, id),
         new_turn=request.messages[-1].role == "assistant" and not continues(request),
         sampling=parts.sampling_of(request, model_defaults),
         max_tokens=parts.one_of(

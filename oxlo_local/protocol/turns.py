@@ -9,11 +9,11 @@ from msgspec import Meta, Struct
 
 from oxlo_local.calls import Message, ToolCall
 from oxlo_local.errors import BadRequest, UnsupportedValue
-from oxlo_local.protocol import images, parts
+from oxlo_local.protocol import parts, pictures
 from oxlo_local.protocol.schemas import check_size
 
 _PART_FIELDS = frozenset({"type", "text", "refusal", "image_url", "prompt_cache_breakpoint"})
-_IMAGE_FIELDS = frozenset(field.name for field in msgspec.structs.fields(images.ImageUrl))
+_IMAGE_FIELDS = frozenset(field.name for field in msgspec.structs.fields(pictures.ImageUrl))
 Id = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
@@ -23,7 +23,7 @@ class Part(Struct, frozen=True):
     type: str
     text: str | None = None
     refusal: str | None = None
-    image_url: images.ImageUrl | None = None
+    image_url: pictures.ImageUrl | None = None
 
 
 class Function(Struct, frozen=True):
@@ -88,7 +88,7 @@ def unknown_members(messages: Sequence[Mapping[str, object]]) -> list[str]:
 def turns_of(messages: Sequence[ChatMessage], id: str = "") -> list[Message]:
     """The conversation in the engine's words. Raises BadRequest and its kinds, with the path of the field.
 
-    Images become marks that `id` is in; `images.pictures_of` gives what they stand for.
+    Images become marks that `id` is in; `pictures.pictures_of` gives what they stand for.
     """
     turns: list[Message] = []
     open_ids: dict[str, str] = {}  # calls that have no result yet, with the path of each
@@ -109,7 +109,7 @@ def turns_of(messages: Sequence[ChatMessage], id: str = "") -> list[Message]:
             Message(
                 role={"developer": "system", "function": "tool"}.get(message.role, message.role),
                 content=_content(
-                    message, path, may_be_empty=bool(calls), mark=partial(images.mark, id, index)
+                    message, path, may_be_empty=bool(calls), mark=partial(pictures.mark, id, index)
                 ),
                 name=message.name,
                 tool_calls=calls,
@@ -212,7 +212,7 @@ def _content(message: ChatMessage, path: str, *, may_be_empty: bool, mark: Calla
             text += "\n" if after_text else ""
             text += _part_text(part, message.role, f"{path}.content[{place}]")
         else:
-            images.check(part, message.role, f"{path}.content[{place}]")
+            pictures.check(part, message.role, f"{path}.content[{place}]")
             text += mark(place)
         after_text = is_text
     return text

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from oxlo_local.calls import Message, Picture, ToolCall
 from oxlo_local.errors import BadRequest, UnsupportedValue
-from oxlo_local.protocol import images
+from oxlo_local.protocol import pictures
 from oxlo_local.protocol.messages import blocks
 from oxlo_local.protocol.messages.blocks import AnyBlock, ImageBlock, InputMessage, TextBlock
 from oxlo_local.protocol.messages.thinking import thought_of
@@ -219,11 +219,11 @@ def _image(block: ImageBlock, path: str, told: Conversation) -> str:
             url, param = f"data:{kind};base64,{data}", f"{path}.source.data"
         case blocks.UrlImage(url=url):
             param = f"{path}.source.url"
-    images.check_url(url, param)
-    mark = images.mark(told.id, 0, len(told.pictures))
+    pictures.check_url(url, param)
+    mark = pictures.mark(told.id, 0, len(told.pictures))
     told.pictures.append(Picture(mark, url, param))
-    if len(told.pictures) > images.MOST:
-        raise BadRequest(f"The conversation has more than {images.MOST} images.", param="messages")
+    if len(told.pictures) > pictures.MOST:
+        raise BadRequest(f"The conversation has more than {pictures.MOST} images.", param="messages")
     return mark
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from oxlo_local.calls import TextCall
 from oxlo_local.errors import BadRequest, OxloError
-from oxlo_local.protocol import chat, images
+from oxlo_local.protocol import chat, pictures
 
 PNG = "data:image/png;base64,iVBORw0KGgo="
 
@@ -96,9 +96,9 @@ def test_only_users_send_images(role: str) -> None:
 
 
 def test_the_number_of_images_is_bounded() -> None:
-    chat.decode(body(*[image()] * images.MOST), strict=False)
+    chat.decode(body(*[image()] * pictures.MOST), strict=False)
     with pytest.raises(BadRequest, match="65 images"):
-        chat.decode(body(*[image()] * (images.MOST + 1)), strict=False)
+        chat.decode(body(*[image()] * (pictures.MOST + 1)), strict=False)
 
 
 def test_unknown_members_are_named() -> None:
