@@ -80,6 +80,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 600
     ping_seconds: Annotated[Interval, about("seconds between two pings to a worker")] = 2
 
+    demos: Annotated[
+        bool,
+        about("where no model is named: start the embedded demos of other kinds behind the first, unhurried"),
+    ] = True
     ctx: Annotated[Count | None, about("context of each sequence, in tokens")] = None
     parallel: Annotated[
         Annotated[int, Meta(ge=1, le=256)] | None, about("sequences that a text model runs at once")

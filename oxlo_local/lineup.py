@@ -1,6 +1,7 @@
 """Which models a server starts, and with what options: the names given, or what is marked, measured against memory."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -10,11 +11,43 @@ from oxlo_local import fit, gguf, mmproj
 from oxlo_local.calls import EmbeddingOptions, SpeechOptions, TextOptions
 from oxlo_local.catalogue import Catalogue, Model, local_model, servable
 from oxlo_local.config import Settings
-from oxlo_local.errors import BadRequest, UnsupportedValue
+from oxlo_local.errors import BadRequest, OxloError, UnsupportedValue
 from oxlo_local.hardware import Machine
 from oxlo_local.workers.supervisor import WorkerSpec
 
 DEMO = "oxlo-demo"
+DEMO_TAG = "demo"
+
+
+@dataclass(frozen=True)
+class Lineup:
+    """What a server runs: the models that it waits for, demos that start behind them, and why others do not."""
+
+    models: list[WorkerSpec]
+    behind: list[WorkerSpec]
+    left_out: list[str]
+
+
+def line_up(catalogue: Catalogue, names: Sequence[str], settings: Settings, machine: Machine) -> Lineup:
+    """What a server runs that was given these names. Raises what `chosen` and `specs` raise."""
+    models = chosen(catalogue, names)
+    found, machine = _placed(models, settings, machine, catalogue)
+    lineup = Lineup(found, [], [])
+    for demo in () if names or not settings.demos else demos(catalogue, models):
+        try:
+            servable(demo)
+            spec, machine = _spec(demo, settings, machine, catalogue)
+        except OxloError as error:
+            lineup.left_out.append(f"{demo.id} is left out: {error.message}")
+        else:
+            lineup.behind.append(replace(spec, counts_for_ready=False))
+    return lineup
+
+
+def demos(catalogue: Catalogue, models: Sequence[Model]) -> list[Model]:
+    """The embedded models of the kinds that are not among `models`."""
+    kinds = {model.kind for model in models}
+    return [model for model in catalogue.here() if DEMO_TAG in model.tags and model.kind not in kinds]
 
 
 def chosen(catalogue: Catalogue, names: Sequence[str]) -> list[Model]:
@@ -44,41 +77,53 @@ def specs(
     Raises ModelDoesNotFit with the sum for the first that cannot, BadRequest for an image encoder that is none,
     ModelNotFound for a draft model that is not here.
     """
+    return _placed(models, settings, machine, catalogue)[0]
+
+
+def _placed(
+    models: Sequence[Model], settings: Settings, machine: Machine, catalogue: Catalogue
+) -> tuple[list[WorkerSpec], Machine]:
+    """How to run them, and what is left of the machine then."""
     if settings.mmproj is not None and len(models) > 1:
         raise BadRequest("--mmproj is the image encoder of one model; serve that one alone", param="mmproj")
     if settings.draft is not None and len(models) > 1:
         raise BadRequest("--draft is the draft model of one model; serve that one alone", param="draft")
     found = []
     for model in models:
-        if model.engine == "speech" and model.path is not None:
-            spoken = speech(model, settings)
-            weights = sum(file.stat().st_size for file in model.path.iterdir())
-            room = fit.speech(model.id, weights, model.vram_gb, machine, spoken)
-            machine = fit.less(machine, room)
-            found.append(WorkerSpec(model.id, model.engine, str(model.path), room.options(spoken)))
-            continue
-        if model.engine != "text" or model.path is None:
-            raise UnsupportedValue(
-                f"{model.id} cannot be started: its engine is {model.engine}", param="model"
-            )
-        given = laid_over(model.options, settings)
-        eye = _eye_of(model, given)
-        given = msgspec.structs.replace(given, mmproj=None if eye is None else str(eye))
-        draft = _draft_of(model, given, catalogue)
-        given = msgspec.structs.replace(given, draft=None if draft is None else str(draft.path))
-        geometry = msgspec.structs.replace(
-            model.geometry(),
-            eye=0 if eye is None else eye.stat().st_size,
-            draft=None if draft is None else draft.geometry(),
-        )
-        plan = fit.plan(model.id, geometry, machine, given)
-        machine = fit.less(machine, plan)
-        options = plan.options(given)
-        if model.pooled:
-            found.append(WorkerSpec(model.id, "embedding", str(model.path), pooled(model, options)))
-        else:
-            found.append(WorkerSpec(model.id, model.engine, str(model.path), options))
-    return found
+        spec, machine = _spec(model, settings, machine, catalogue)
+        found.append(spec)
+    return found, machine
+
+
+def _spec(
+    model: Model, settings: Settings, machine: Machine, catalogue: Catalogue
+) -> tuple[WorkerSpec, Machine]:
+    """How to run one, and what is left of the machine beside it."""
+    if model.engine == "speech" and model.path is not None:
+        spoken = speech(model, settings)
+        weights = sum(file.stat().st_size for file in model.path.iterdir())
+        room = fit.speech(model.id, weights, model.vram_gb, machine, spoken)
+        spec = WorkerSpec(model.id, model.engine, str(model.path), room.options(spoken))
+        return spec, fit.less(machine, room)
+    if model.engine != "text" or model.path is None:
+        raise UnsupportedValue(f"{model.id} cannot be started: its engine is {model.engine}", param="model")
+    given = laid_over(model.options, settings)
+    eye = _eye_of(model, given)
+    given = msgspec.structs.replace(given, mmproj=None if eye is None else str(eye))
+    draft = _draft_of(model, given, catalogue)
+    given = msgspec.structs.replace(given, draft=None if draft is None else str(draft.path))
+    geometry = msgspec.structs.replace(
+        model.geometry(),
+        eye=0 if eye is None else eye.stat().st_size,
+        draft=None if draft is None else draft.geometry(),
+    )
+    plan = fit.plan(model.id, geometry, machine, given)
+    options = plan.options(given)
+    if model.pooled:
+        spec = WorkerSpec(model.id, "embedding", str(model.path), pooled(model, options))
+    else:
+        spec = WorkerSpec(model.id, model.engine, str(model.path), options)
+    return spec, fit.less(machine, plan)
 
 
 def sees(model: Model) -> bool:

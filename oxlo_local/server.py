@@ -45,7 +45,7 @@ from oxlo_local.metrics import Metrics
 from oxlo_local.replays import Replays
 from oxlo_local.store import Store
 from oxlo_local.uploads import Uploads
-from oxlo_local.workers.supervisor import Fleet
+from oxlo_local.workers.supervisor import Fleet, WorkerStatus
 
 SWEEP_SECONDS = 5.0
 LAST_PATIENCE = 0.5  # with clients that take nothing while the server ends
@@ -122,8 +122,8 @@ class House:
             installed=Store(settings).installed(),
             default_price_usd=settings.default_price_usd,
         )
-        models = lineup.chosen(self.catalogue, names)
-        self.specs = lineup.specs(models, settings, hardware.probe(), self.catalogue)
+        self.lineup = lineup.line_up(self.catalogue, names, settings, hardware.probe())
+        self.specs = self.lineup.models
         self.progress = Progress()
         self.fleet = Fleet(settings, changed=self.progress.changed)
         self.inference = Inference(self.catalogue, ledger, self.fleet)
@@ -135,7 +135,7 @@ class House:
         self.draining = False
         self.rehearsed = False
         metrics = Metrics(self.fleet.status)
-        for spec in self.specs:
+        for spec in (*self.specs, *self.lineup.behind):
             metrics.expect([each.path for each in ROUTES if each.takes != "nothing"], spec.model_id)
         self.state = State(
             settings=settings,
@@ -165,8 +165,10 @@ class House:
         try:
             with serve_file(self.settings, url, self.admin_token):
                 await self.fleet.start(self.specs)
+                self.fleet.announce(self.lineup.behind)
                 if await first(self._until_ready(), signals.first.wait()) == 0:
                     self._greet(url, time.monotonic() - began)
+                    watching.append(asyncio.create_task(self._follow()))
                     await first(signals.first.wait(), asyncio.shield(serving))
                 return await self._end(http, serving, signals, readers)
         finally:
@@ -201,6 +203,29 @@ class House:
                     raise ModelNotLoaded(f"{worker.model} cannot be started: {worker.last_error}")
             if not self.fleet.ready():
                 return
+            await change
+
+    async def _follow(self) -> None:
+        """Start the demos that stand behind, one after another, and say how each turned out."""
+        for line in self.lineup.left_out:
+            say(line)
+        for spec in self.lineup.behind:
+            self.fleet.begin(spec.model_id)
+            worker = await self._settled(spec.model_id)
+            if worker.state == "ready":
+                await rehearse(self.state, {spec.model_id})
+                say(f"{spec.model_id}: ready")
+            elif worker.state == "failed":
+                why = worker.last_error.splitlines()[0]
+                say(f"{spec.model_id} cannot be started, the others are none the worse: {why}")
+
+    async def _settled(self, model: str) -> WorkerStatus:
+        """The worker of a model, once it has been loaded, or has failed, or need not be loaded any more."""
+        while True:
+            change = self.progress.next()
+            worker = next(each for each in self.fleet.status() if each.model == model)
+            if worker.state in ("ready", "failed", "draining", "stopped"):
+                return worker
             await change
 
     def _greet(self, url: str, seconds: float) -> None:

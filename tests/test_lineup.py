@@ -8,12 +8,12 @@ import pytest
 
 from oxlo_local import config, fit
 from oxlo_local.calls import EmbeddingOptions, SpeechOptions, TextOptions
-from oxlo_local.catalogue import Catalogue, Model
+from oxlo_local.catalogue import EXTRAS, Catalogue, Model
 from oxlo_local.config import Settings
 from oxlo_local.entry import Embedding
 from oxlo_local.errors import BadRequest, ModelDoesNotFit, ModelNotFound, UnsupportedValue
 from oxlo_local.hardware import Machine
-from oxlo_local.lineup import chosen, laid_over, specs
+from oxlo_local.lineup import chosen, laid_over, line_up, specs
 from oxlo_local.random_model import Shape, write
 
 PRICE = Decimal("0.001")
@@ -172,3 +172,57 @@ def test_a_speech_model_runs_as_its_entry_and_the_settings_say(tmp_path: Path, h
     assert set_.options == SpeechOptions(batch=4, threads=2, parallel=6, longest=60.0, device="cpu")
     with pytest.raises(ModelDoesNotFit, match="w does not fit"):
         specs([model], told, machine(0.5), known(model))
+
+
+# -- the demos behind -----------------------------------------------------------------------------------------------
+
+
+def with_demos(path: Path, *models: Model) -> Catalogue:
+    """The chat demo, and one of each of two other kinds."""
+    embedding = Model(id="oxlo-demo-embedding", kind="embedding", path=path, tags=["demo"], price_usd=PRICE)
+    rerank = Model(id="oxlo-demo-rerank", kind="rerank", path=path, tags=["demo"], price_usd=PRICE)
+    return catalogue(path, embedding, rerank, *models)
+
+
+def test_demos_of_other_kinds_stand_behind_when_no_model_is_named(
+    long_winded: Path, settings: Settings
+) -> None:
+    lineup = line_up(with_demos(long_winded), [], settings, machine(100))
+    assert [spec.model_id for spec in lineup.models] == ["oxlo-demo"]
+    assert [spec.model_id for spec in lineup.behind] == ["oxlo-demo-embedding", "oxlo-demo-rerank"]
+    assert not any(spec.counts_for_ready for spec in lineup.behind) and lineup.left_out == []
+    marked = Model(id="m", kind="embedding", path=long_winded, preload=True, price_usd=PRICE)
+    lineup = line_up(with_demos(long_winded, marked), [], settings, machine(100))
+    assert [spec.model_id for spec in lineup.models] == ["m"]
+    assert [spec.model_id for spec in lineup.behind] == ["oxlo-demo-rerank"]
+
+
+def test_no_demo_stands_behind_what_was_named_or_where_none_is_wanted(
+    long_winded: Path, settings: Settings
+) -> None:
+    known = with_demos(long_winded)
+    assert line_up(known, ["oxlo-demo"], settings, machine(100)).behind == []
+    bare = msgspec.structs.replace(settings, demos=False)
+    assert line_up(known, [], bare, machine(100)).behind == []
+
+
+def test_a_demo_that_cannot_run_is_left_out_in_a_line(
+    long_winded: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lame = Model(
+        id="oxlo-demo-speech",
+        kind="speech",
+        engine="speech",
+        path=long_winded,
+        tags=["demo"],
+        price_usd=PRICE,
+    )
+    monkeypatch.setitem(EXTRAS, "speech", ("not_installed_anywhere",))
+    room = next(
+        size / 20 for size in range(1, 100) if fits(chosen(with_demos(long_winded), []), settings, size / 20)
+    )
+    lineup = line_up(with_demos(long_winded, lame), [], settings, machine(room))
+    assert [spec.model_id for spec in lineup.models] == ["oxlo-demo"] and lineup.behind == []
+    assert len(lineup.left_out) == 3 and not any("\n" in line for line in lineup.left_out)
+    (line,) = (line for line in lineup.left_out if "speech" in line)
+    assert "oxlo-demo-speech is left out: " in line and "OXLO_EXTRAS=speech" in line

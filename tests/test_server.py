@@ -10,6 +10,7 @@ import stat
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -20,7 +21,9 @@ from oxlo_local.errors import BadRequest
 from oxlo_local.keys import Keys
 from oxlo_local.limits import Limits
 from oxlo_local.server import Progress, Signals, first, listen, serve, serve_file, url_of, within
-from tests.conftest import RunningServer, StartServer, demo_model, until
+from tests.conftest import ROOT, RunningServer, StartServer, demo_model, until
+
+SPOKEN = ROOT / "tests" / "recordings" / "demo_speech" / "en-gb-scotland-klatt3.flac"
 
 
 def failed(server: RunningServer) -> str:
@@ -72,6 +75,61 @@ def test_readyz_tells_what_is_missing_until_the_warm_up_is_answered(
     assert all(code == 503 and any(wait in missing[0] for wait in waits) for code, missing in seen[:-1])
     answer = httpx.get(f"{url}/healthz")
     assert answer.status_code == 200
+
+
+def test_demos_of_other_kinds_load_behind_the_chat_demo_and_requests_for_them_wait(
+    start_server: StartServer,
+) -> None:
+    pytest.importorskip("faster_whisper", reason="the speech engine is not installed")
+    server = start_server(wait=False)
+    file = server.home / "serve.json"
+    until(file.is_file, 30)
+    url = json.loads(file.read_text())["url"]
+    assert statuses(url)["oxlo-demo-speech"] == "loading"
+    form: dict[str, Any] = {
+        "data": {"model": "oxlo-demo-speech"},
+        "files": {"file": SPOKEN.read_bytes()},
+        "timeout": 50,
+    }
+    answer = httpx.post(f"{url}/v1/audio/transcriptions", **form)
+    assert (answer.status_code, answer.json()["text"]) == (200, "lock the black door please")
+    assert httpx.get(f"{url}/readyz").status_code == 200
+    assert {"oxlo-demo", "oxlo-demo-speech"} <= {
+        id for id, status in statuses(url).items() if status == "ready"
+    }
+    until(lambda: "oxlo: oxlo-demo-speech: ready" in server.log)
+    assert server.log.index("ready in ") < server.log.index(
+        "oxlo-demo-speech"
+    )  # not held up, nor before its time
+
+
+def test_a_demo_that_cannot_be_loaded_is_told_and_disturbs_nothing(
+    start_server: StartServer, home: Path
+) -> None:
+    pytest.importorskip("faster_whisper", reason="the speech engine is not installed")
+    broken = home / "broken"
+    broken.mkdir()
+    for name in ("model.bin", "config.json", "tokenizer.json"):
+        (broken / name).write_text("{}")
+    (home / "models.toml").write_text(f'[models.oxlo-demo-speech]\nfile = "{broken}"\n')
+    server = start_server(home=home)
+    until(lambda: "oxlo-demo-speech cannot be started" in server.log)
+    assert statuses(server.url)["oxlo-demo-speech"] == "failed"
+    assert httpx.get(f"{server.url}/readyz").status_code == 200
+    answer = httpx.post(
+        f"{server.base_url}/audio/transcriptions",
+        data={"model": "oxlo-demo-speech"},
+        files={"file": b"x"},
+    )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_not_loaded")
+    body = {"model": "oxlo-demo", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
+    assert httpx.post(f"{server.base_url}/chat/completions", json=body, timeout=30).status_code == 200
+    assert server.stop() == 0
+
+
+def statuses(url: str) -> dict[str, str]:
+    """How each model is that is here."""
+    return {model["id"]: model["status"] for model in httpx.get(f"{url}/v1/models").json()["data"]}
 
 
 def test_the_first_request_finds_everything_made(start_server: StartServer, long_winded: Path) -> None:

@@ -11,7 +11,8 @@ import dataclasses
 import logging
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
@@ -30,19 +31,25 @@ from oxlo_local.workers.supervisor import SILENCE
 
 WORDS = "Who are you?"
 TOKENS = 2  # a first one and one after another
+TIMES = 8  # as often as CPython looks at a function before it specialises its code
+QUICK = 0.2  # seconds after which nothing is asked again
 SECONDS = 30.0  # a model that takes longer is not waited for: its own warm-up has been answered
 
 log = logging.getLogger(__name__)
 
 
-async def rehearse(state: State) -> None:
-    """Ask every ready model. What fails is logged, never raised."""
+async def rehearse(state: State, only: Collection[str] | None = None) -> None:
+    """Ask every ready model, or `only` those of these ids. What fails is logged, never raised."""
     try:
         async with asyncio.timeout(SECONDS), _twin(state) as app:
-            for request in _requests(state):
-                status = await _ask(request, lambda: speak(app))
-                if status >= 500:
-                    log.warning("a rehearsed request was answered with %d", status)
+            begun = time.monotonic()
+            for _ in range(TIMES):
+                for request in _requests(state, only):
+                    status = await _ask(request, lambda: speak(app))
+                    if status >= 500:
+                        log.warning("a rehearsed request was answered with %d", status)
+                if time.monotonic() - begun > QUICK:
+                    break
     except Exception as error:
         log.warning("the rehearsal was cut short: %r", error)
 
@@ -65,12 +72,12 @@ async def _twin(state: State) -> AsyncIterator[ASGIApp]:
                 await ledger.close()
 
 
-def _requests(state: State) -> Iterator[bytes]:
+def _requests(state: State, only: Collection[str] | None) -> Iterator[bytes]:
     """Whole HTTP requests. The unknown key in the first is looked up where keys are in force, which refuses it."""
     yield _request("GET", "/v1/models", f"x-api-key: {keys.mint()}")
     admin = f"authorization: Bearer {state.admin_token}"
     for worker in state.fleet.status():
-        if worker.state != "ready" or worker.facts is None:
+        if worker.state != "ready" or worker.facts is None or (only is not None and worker.model not in only):
             continue
         if worker.facts.kind == "speech":
             yield _spoken(worker.model, admin)

@@ -32,7 +32,7 @@ def connected(settings: Settings, model: str | None, *, url: str | None, key: st
         return
     _leave_in_order()
     # Whatever the configuration says of the real server, this one is for nobody else.
-    arguments = [*([model] if model else []), "--host", "127.0.0.1", "--port", "0"]
+    arguments = [model or "--no-demos", "--host", "127.0.0.1", "--port", "0"]
     with LaunchedServer(arguments, settings.serve_file) as server:
         address = _awaited(server, model)
         with Client(Address(address.url, key or address.token)) as client:

@@ -18,7 +18,7 @@ def serve(models: list[str], **flags: object) -> None:
     """Start the server. Without MODEL: what is pulled and marked `preload`, else the embedded `oxlo-demo`.
 
     MODEL is a catalogue id, an alias, or a path to a local GGUF file; each one named here is loaded and warmed
-    before /readyz turns 200.
+    before /readyz turns 200. Without MODEL the embedded demos of other kinds start behind what is served.
 
     Example:  oxlo serve mistral-7b --port 8080 --parallel 16
     """

@@ -23,6 +23,7 @@ LAST_LINES = 20  # of its stderr, kept as the engine's own words
 LINE_MAX = 500  # characters
 END_SECONDS = 10.0  # from the end of its pipe to its own
 BOOT_SECONDS = 60.0  # until its first frame: an interpreter's start on a slow disk, no more
+NICE = 10  # of a process that lets others go first
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,11 @@ class Child:
         finally:
             os.close(stderr.write_end)
         return cls(process, stderr, pulse)
+
+    def give_way(self) -> None:
+        """Have it let other processes go first, for good: nobody but root could take that back."""
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, self.pid, NICE)
 
     def send(self, message: Down) -> None:
         """Queue one frame; a process that has gone takes none, and its end is noticed elsewhere."""

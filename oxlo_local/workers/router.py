@@ -117,11 +117,10 @@ class Router:
 
     # -- models -------------------------------------------------------------------------------------------------------
 
-    def add(self, model: str, required: bool) -> list[Action]:
-        """Open a lane for a model and start it."""
+    def add(self, model: str, required: bool) -> None:
+        """Open a lane for a model that is about to be started: from now on calls for it wait."""
         lane = self.lanes[model] = Lane(model, required)
         self._move(lane, "starting")
-        return [Spawn(model, 0.0)]
 
     def restarting(self, model: str) -> None:
         """Its pause is over, and its process is being started."""

@@ -58,7 +58,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """A model to run: which engine on which file, and whether readiness waits for it."""
+    """A model to run: which engine on which file, and whether readiness waits for it.
+
+    A process for which it does not wait lets the others go first.
+    """
 
     model_id: str
     engine: str
@@ -160,9 +163,20 @@ class Fleet:
 
     async def start(self, specs: Sequence[WorkerSpec]) -> None:
         """Start a process for each; returns at once, `status` and `ready` tell how they are doing."""
+        self.announce(specs)
+        for spec in specs:
+            self.begin(spec.model_id)
+
+    def announce(self, specs: Sequence[WorkerSpec]) -> None:
+        """Count them as loading, and let calls for them wait; `begin` starts their processes when the time has come."""
         for spec in specs:
             self._homes[spec.model_id] = Home(spec)
-            self._perform(self._router.add(spec.model_id, spec.counts_for_ready))
+            self._router.add(spec.model_id, spec.counts_for_ready)
+
+    def begin(self, model_id: str) -> None:
+        """Start the process of an announced model, unless the server is on its way out."""
+        if not self._router.draining:
+            self._spawn(Spawn(model_id, 0.0))
 
     def admit(self, model_id: str) -> Place:
         """Hold a place in the queue. Raises ShuttingDown, ModelNotLoaded or QueueFull."""
@@ -195,6 +209,9 @@ class Fleet:
     async def drain(self, seconds: float) -> None:
         """Admit nobody, give those admitted up to `seconds` to end, then end them with shutting_down."""
         self._router.drain()
+        for model, home in self._homes.items():
+            if home.life is None:  # announced, and never begun
+                self._perform(self._router.lost(model, "the server is shutting down", time.monotonic()))
         self._changed()
         self._idle.clear()
         if not self._router.idle():
@@ -344,6 +361,8 @@ class Fleet:
         spec = home.spec
         pulse = Pulse(self._settings.step_timeout, self._silent_pings)
         child = home.child = await Child.spawn(self._command, pulse)
+        if not spec.counts_for_ready:
+            child.give_way()
         if self._stopping:
             child.kill("the server stopped")
         logger.info("model %s: process %d started", spec.model_id, child.pid)

@@ -26,7 +26,7 @@ from tests.conftest import Clock
 def router_with(queue_max: int = 4, parallel: int = 2) -> Router:
     """One model, `m`, that is ready."""
     router = Router(queue_max)
-    assert router.add("m", True) == [Spawn("m", 0.0)]
+    router.add("m", True)
     router.warming("m", parallel)
     assert router.ready("m", 0.0) == []
     return router

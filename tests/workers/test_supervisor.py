@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from oxlo_local.calls import Done, Event, Failed, Finished, Started, Text
 from oxlo_local.errors import ModelNotLoaded, QueueFull, ShuttingDown
+from oxlo_local.workers.child import NICE
 from tests.conftest import gone
 from tests.workers.conftest import MakeFleet, echo, read, ready, say, status, until
 
@@ -53,6 +55,32 @@ async def test_a_call_for_a_loading_model_waits_and_is_answered(fleet_of: MakeFl
     await until(lambda: "(50% loaded)" in "".join(fleet.ready()))
     assert text_of(await read(stream)) == "patience "
     assert fleet.ready() == []
+
+
+async def test_what_is_announced_is_loading_and_its_calls_wait_until_it_is_begun(fleet_of: MakeFleet) -> None:
+    fleet = fleet_of()
+    await fleet.start([echo()])
+    fleet.announce([replace(echo("demo"), counts_for_ready=False)])
+    stream = fleet.submit("demo", say("a", "patience"))
+    await ready(fleet)  # for which nobody waits
+    announced = status(fleet, "demo")
+    assert (announced.state, announced.pid, announced.waiting) == ("starting", None, 1)
+    fleet.begin("demo")
+    assert text_of(await read(stream)) == "patience "
+    first, demo = status(fleet), status(fleet, "demo")
+    assert first.pid and demo.pid
+    assert os.getpriority(os.PRIO_PROCESS, demo.pid) >= NICE > os.getpriority(os.PRIO_PROCESS, first.pid)
+
+
+async def test_a_drain_does_not_wait_for_what_was_never_begun(fleet_of: MakeFleet) -> None:
+    fleet = fleet_of()
+    fleet.announce([replace(echo("demo"), counts_for_ready=False)])
+    stream = fleet.submit("demo", say("a", "patience"))
+    await asyncio.wait_for(fleet.drain(60), 5)
+    (failed,) = await read(stream)
+    assert isinstance(failed, Failed) and failed.code == "shutting_down"
+    fleet.begin("demo")
+    assert status(fleet, "demo").state == "stopped" and status(fleet, "demo").pid is None
 
 
 async def test_pongs_carry_memory_and_gauges(fleet_of: MakeFleet) -> None:
