@@ -2,9 +2,14 @@
 
 Tests need small ones, benchmarks the shapes of the real ones. The vocabulary has Whisper's special tokens and made-up
 words; an empty word in it is how CTranslate2 knows a multilingual model.
+
+What a random model says is as long as can be, and it is unsure of it, so that each chunk is tried again at every
+temperature. Benchmarks want the length and the confidence of real answers: a model with `said` takes everything for one
+text of so many letters. Its positions outweigh all that its layers add, and what comes next is what lies along them.
 """
 
 import json
+import string
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +26,8 @@ F32 = NDArray[np.float32]
 VOCABULARY = 51_865  # tokens of the real ones
 TIMESTAMPS = 1_501
 MELS = 80
+LOUD = 20.0  # how far positions outweigh what a layer adds, where they decide
+CERTAIN = 3.0  # the length of the vectors of what is said; all others have 1
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ class Shape:
     positions: int = 64
     multilingual: bool = True
     vocabulary: int = 2_400
+    said: int = 0  # letters that it says of every chunk, if it is multilingual; 0 = what comes of the numbers
 
 
 SIZES = {
@@ -51,7 +59,10 @@ def write(folder: Path, shape: Shape, *, seed: int = 0, quantization: str = "int
     """A whole model in `folder`, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tokenizer_of(shape)
-    spec = spec_of(shape, tokenizer.get_vocab_size(), np.random.default_rng(seed))
+    random = np.random.default_rng(seed)
+    spec = spec_of(shape, tokenizer.get_vocab_size(), random)
+    if shape.said:
+        teach(spec, [tokenizer.token_to_id(token) for token in said(shape, random)])
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     spec.register_vocabulary([token for token, _ in vocabulary])
     languages = (
@@ -130,3 +141,22 @@ def spec_of(shape: Shape, vocabulary: int, random: np.random.Generator) -> Whisp
             linear(layer.ffn.linear_0, 4 * width, width)
             linear(layer.ffn.linear_1, width, 4 * width)
     return spec
+
+
+def said(shape: Shape, random: np.random.Generator) -> list[str]:
+    """The tokens that follow each other, from the first place of a prompt to the end of the text."""
+    alphabet = list(string.ascii_letters)
+    rounds = -(-shape.said // len(alphabet))
+    letters = np.concatenate([random.permutation(alphabet) for _ in range(rounds)])[: shape.said]
+    return ["<|en|>", "<|transcribe|>", "<|0.00|>", *letters.tolist(), "<|endoftext|>"]
+
+
+def teach(spec: WhisperSpec, tokens: list[int]) -> None:
+    """Have a model say these one after another, and the last for ever, whatever it hears."""
+    places, embeddings = spec.decoder.position_encodings.encodings, spec.decoder.embeddings.weight
+    places /= np.linalg.norm(places, axis=1, keepdims=True)
+    places[len(tokens) :] = places[len(tokens) - 1]
+    embeddings[tokens] = 0
+    np.add.at(embeddings, tokens, places[: len(tokens)])
+    embeddings[tokens] *= CERTAIN / np.linalg.norm(embeddings[tokens], axis=1, keepdims=True)
+    places *= LOUD * places.shape[1] ** 0.5

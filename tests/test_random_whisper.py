@@ -33,3 +33,16 @@ def test_the_same_seed_is_the_same_model(tmp_path: Path) -> None:
 
 def test_the_vocabulary_is_as_large_as_whispers() -> None:
     assert tokenizer_of(SIZES["tiny"]).get_vocab_size() == VOCABULARY
+
+
+def test_a_model_that_takes_everything_for_one_text_is_sure_of_it(tmp_path: Path) -> None:
+    write(tmp_path, Shape(window=30, said=40))
+    model = WhisperModel(str(tmp_path), device="cpu", compute_type="int8", cpu_threads=1)
+    texts = set()
+    for seed in range(3):
+        noise = np.random.default_rng(seed).normal(size=100_000).astype(np.float32)
+        (segment,), info = model.transcribe(noise, temperature=0)
+        texts.add(segment.text)
+        assert segment.avg_logprob > -0.1 and segment.compression_ratio < 2 and info.language == "en"
+    (text,) = texts
+    assert len(text) == 40 and text.isalpha()
