@@ -6,6 +6,7 @@ a known one (`unknown_names`). No I/O here.
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -45,11 +46,33 @@ def read_object(body: bytes) -> dict[str, object]:
     except UnicodeDecodeError as error:
         raise BadRequest(f"The body is not UTF-8 (byte {error.start}).") from None
     except msgspec.DecodeError as error:
-        raise BadRequest(f"The body is not valid JSON: {error}.") from None
+        member = _no_number(body)
+        raise BadRequest(
+            f"'{member}' is NaN or infinite, which JSON has no word for; send a number."
+            if member is not None
+            else f"The body is not valid JSON: {error}.",
+            param=member,
+        ) from None
     if not isinstance(value, dict):
         raise BadRequest("The body must be a JSON object.")
     _refuse_duplicates(body, value)
     return value
+
+
+def _no_number(body: bytes) -> str | None:
+    """The first member that is NaN or infinite, as Python's encoder writes such numbers; None where none is."""
+    if b"NaN" not in body and b"Infinity" not in body:
+        return None
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    members = value.items() if isinstance(value, dict) else ()
+    return next((printable(name)[1:-1] for name, each in members if _endless(each)), None)
+
+
+def _endless(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _refuse_duplicates(body: bytes, value: dict[str, object]) -> None:
