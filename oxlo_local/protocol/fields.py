@@ -230,10 +230,12 @@ TRANSCRIPTIONS: tuple[Field, ...] = (
         keywords="words to expect; another form of `hotwords`",
         response_format="json, text, srt, vtt, verbose_json; diarized_json is a 400: there is no model here that tells "
         "speakers apart",
-        temperature="0 to 1; 0, the default: greedy, and what fails the quality thresholds again at 0.2, 0.4 up to 1",
+        temperature="0 to 1; 0, the default: a beam search, and what fails the quality thresholds again at 0.2, 0.4 up "
+        "to 1",
         timestamp_granularities="segment, word or both: in verbose_json its lists, in srt and vtt a cue a word; word "
         "is a 400 where the format has no times",
-        include="logprobs, in the format json",
+        include="logprobs, in the format json; a beam search has none, so the text is then the greedy one, as a warning "
+        "says",
         chunking_strategy="auto, as if unset: cut at pauses that voice activity detection finds; or `server_vad` with "
         "`threshold`, `prefix_padding_ms` (also kept after speech) and `silence_duration_ms`",
         stream="transcript.text.delta a segment, then transcript.text.done; only with json, or with verbose_json, "

@@ -20,6 +20,9 @@ Format = Literal["json", "text", "srt", "verbose_json", "vtt"]
 Granularity = Literal["word", "segment"]
 
 FILE: Final = "file"
+GREEDY: Final = (
+    "'include' logprobs has the text decoded greedily: a beam search, which it is else, tells no probabilities"
+)
 _TABLES: Final[dict[Task, tuple[Field, ...]]] = {"transcribe": TRANSCRIPTIONS, "translate": TRANSLATIONS}
 _KINDS: Final = forms.Kinds(
     lists=frozenset(
@@ -87,7 +90,10 @@ class AudioRequest(Struct, frozen=True, kw_only=True):
 
 
 def decode(fields: Sequence[tuple[str, str]], task: Task, *, strict: bool) -> tuple[AudioRequest, list[str]]:
-    """The request in a form's text fields and one warning for each unknown one. Raises BadRequest and its kinds."""
+    """The request in a form's text fields, and warnings: one for each unknown field, and what else comes with a wish.
+
+    Raises BadRequest and its kinds.
+    """
     table = _TABLES[task]
     known = frozenset(field.name for field in table)
     members = forms.members_of(fields, _KINDS)
@@ -102,7 +108,8 @@ def decode(fields: Sequence[tuple[str, str]], task: Task, *, strict: bool) -> tu
     refuse_unhonoured(members, table)
     request = parts.convert(members, AudioRequest, strict=False)
     _check(request)
-    return request, parts.warn_unknown(parts.unknown_names(members, known), known, strict=strict)
+    warnings = parts.warn_unknown(parts.unknown_names(members, known), known, strict=strict)
+    return request, [*warnings, *([GREEDY] if request.logprobs else [])]
 
 
 def _check(request: AudioRequest) -> None:

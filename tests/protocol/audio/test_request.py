@@ -3,7 +3,7 @@ import pytest
 from oxlo_local.calls import SpeechCall, Vad
 from oxlo_local.calls.speech import LADDER
 from oxlo_local.errors import BadRequest, UnknownParameter, UnsupportedValue
-from oxlo_local.protocol.audio.request import AudioRequest, Task, decode, to_call
+from oxlo_local.protocol.audio.request import GREEDY, AudioRequest, Task, decode, to_call
 
 
 def form(*fields: tuple[str, str], task: Task = "transcribe") -> AudioRequest:
@@ -132,3 +132,10 @@ def test_unknown_fields_are_named_or_refused() -> None:
     assert request.prompt is None and len(warnings) == 2 and '"mood"' in warnings[0]
     with pytest.raises(UnknownParameter):
         decode(fields, "transcribe", strict=True)
+
+
+def test_probabilities_come_with_a_warning() -> None:
+    for task in ("transcribe", "translate"):
+        _, warnings = decode([("model", "m"), ("include[]", "logprobs")], task, strict=True)
+        assert warnings == [GREEDY]
+    assert decode([("model", "m")], "transcribe", strict=True)[1] == []
