@@ -38,7 +38,7 @@ def line_up(catalogue: Catalogue, names: Sequence[str], settings: Settings, mach
             servable(demo)
             spec, machine = _spec(demo, settings, machine, catalogue)
         except OxloError as error:
-            lineup.left_out.append(f"{demo.id} is left out: {error.message}")
+            lineup.left_out.append(f"left out: {error.message}")
         else:
             lineup.behind.append(replace(spec, counts_for_ready=False))
     return lineup

@@ -198,7 +198,7 @@ class House:
         while True:
             change = self.progress.next()
             for worker in self.fleet.status():
-                self.progress.tell(worker.model, worker.state, worker.loaded)
+                self.progress.tell(worker.model, worker.state, worker.loaded, numbers_of(worker))
                 if worker.state == "failed":
                     raise ModelNotLoaded(f"{worker.model} cannot be started: {worker.last_error}")
             if not self.fleet.ready():
@@ -214,7 +214,7 @@ class House:
             worker = await self._settled(spec.model_id)
             if worker.state == "ready":
                 await rehearse(self.state, {spec.model_id})
-                say(f"{spec.model_id}: ready")
+                say(f"{spec.model_id}: ready{numbers_of(worker)}")
             elif worker.state == "failed":
                 why = worker.last_error.splitlines()[0]
                 say(f"{spec.model_id} cannot be started, the others are none the worse: {why}")
@@ -292,14 +292,22 @@ class Progress:
         if self._change is not None and not self._change.done():
             self._change.set_result(None)
 
-    def tell(self, model: str, state: str, loaded: float) -> None:
-        """Say how a model is doing, once for every quarter of its load."""
+    def tell(self, model: str, state: str, loaded: float, numbers: str = "") -> None:
+        """Say how a model is doing, once for every quarter of its load; `numbers` goes behind that it is ready."""
         quarter = int(loaded * self.QUARTERS)
         words = f"{25 * quarter} % loaded" if state == "starting" and quarter else state
         if words in ("warming", "ready") or (words != state and quarter < self.QUARTERS):
             if self._said.get(model) != words:
-                say(f"{model}: {words}")
+                say(f"{model}: {words}{numbers if state == 'ready' else ''}")
             self._said[model] = words
+
+
+def numbers_of(worker: WorkerStatus) -> str:
+    """In which numbers a model computes, and where, if its engine had a choice: ` (int8 on the CPU)`."""
+    facts = worker.facts
+    if facts is None or not facts.compute_type:
+        return ""
+    return f" ({facts.compute_type} on the {facts.device.upper()})"
 
 
 # -- the outside ------------------------------------------------------------------------------------------------------

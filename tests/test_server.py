@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -97,7 +98,7 @@ def test_demos_of_other_kinds_load_behind_the_chat_demo_and_requests_for_them_wa
     assert {"oxlo-demo", "oxlo-demo-speech"} <= {
         id for id, status in statuses(url).items() if status == "ready"
     }
-    until(lambda: "oxlo: oxlo-demo-speech: ready" in server.log)
+    until(lambda: re.search(r"oxlo: oxlo-demo-speech: ready \(\w+ on the [CG]PU\)", server.log))
     assert server.log.index("ready in ") < server.log.index(
         "oxlo-demo-speech"
     )  # not held up, nor before its time
@@ -433,7 +434,7 @@ async def test_progress_says_each_quarter_once(capsys: pytest.CaptureFixture[str
     for state, loaded in [("starting", 0.0), ("starting", 0.3), ("starting", 0.4), ("starting", 0.8)]:
         progress.tell("m", state, loaded)
     progress.tell("m", "warming", 1.0)
-    progress.tell("m", "ready", 1.0)
+    progress.tell("m", "ready", 1.0, " (int8 on the CPU)")
     progress.changed()
     progress.changed()
     await change
@@ -441,5 +442,5 @@ async def test_progress_says_each_quarter_once(capsys: pytest.CaptureFixture[str
         "oxlo: m: 25 % loaded",
         "oxlo: m: 75 % loaded",
         "oxlo: m: warming",
-        "oxlo: m: ready",
+        "oxlo: m: ready (int8 on the CPU)",
     ]
