@@ -1,6 +1,7 @@
 """Sound made of numbers: something that passes for speech, silence, and files around it."""
 
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
@@ -60,3 +61,65 @@ def flac(path: Path, sound: F32) -> Path:
         out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
     return path
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A way to keep sound: a container by FFmpeg's name, a codec, and perhaps a film beside it."""
+
+    container: str
+    codec: str
+    rate: int = RATE
+    channels: int = 1
+    film: str | None = None
+    bits: int = 0  # a second, 0 = as the codec likes it
+
+    def __str__(self) -> str:
+        parts = [
+            f"{self.container} / {self.codec}",
+            f"{self.rate} Hz",
+            "stereo" if self.channels == 2 else "",
+        ]
+        return ", ".join(part for part in [*parts, f"film {self.film}" if self.film else ""] if part)
+
+
+def written(path: Path, source: Path, codec: Codec) -> Path | None:
+    """The sound of `source` in that form; None where FFmpeg was built without what that takes."""
+    try:
+        with av.open(str(path), "w", format=codec.container) as out:
+            film = _film(out, codec.film) if codec.film else None
+            # FFmpeg's own Vorbis encoder counts as an experiment.
+            sound = out.add_stream(codec.codec, rate=codec.rate, options={"strict": "experimental"})
+            assert isinstance(sound, av.AudioStream)
+            sound.layout = "stereo" if codec.channels == 2 else "mono"
+            if codec.bits:
+                sound.bit_rate = codec.bits
+            context = sound.codec_context
+            context.open()
+            fitting = av.AudioResampler(
+                format=context.format.name,
+                layout=sound.layout.name,
+                rate=codec.rate,
+                frame_size=context.frame_size or 1024,
+            )
+            with av.open(str(source)) as given:
+                for frame in [*given.decode(audio=0), None]:
+                    for piece in fitting.resample(frame):
+                        out.mux(sound.encode(piece))
+            out.mux(sound.encode(None))
+            if film is not None:
+                for _ in range(25):
+                    out.mux(film.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8))))
+                out.mux(film.encode(None))
+    except (av.FFmpegError, av.codec.codec.UnknownCodecError, ValueError):
+        return None
+    return path
+
+
+def _film(out: av.container.OutputContainer, codec: str) -> av.VideoStream:
+    """A dark square."""
+    stream = out.add_stream(codec, rate=25)
+    assert isinstance(stream, av.VideoStream)
+    stream.width = stream.height = 64
+    stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    return stream
