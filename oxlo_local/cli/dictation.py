@@ -10,10 +10,12 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
 
 import msgspec
 import typer
@@ -24,7 +26,7 @@ from oxlo_local.catalogue import Catalogue
 from oxlo_local.cli.sheet import safe
 from oxlo_local.client import Address, Client, ModelItem
 from oxlo_local.config import Settings
-from oxlo_local.errors import BadRequest, OxloError, Unavailable
+from oxlo_local.errors import BadRequest, Cancelled, OxloError, Unavailable
 from oxlo_local.hearing import TRANSCRIPTIONS_PATH, TRANSLATIONS_PATH, Heard, Transcript, transcribe
 from oxlo_local.protocol.audio import formats
 from oxlo_local.protocol.audio.formats import Cue
@@ -163,15 +165,12 @@ def transcribe_all(
     """Transcribe them, `jobs` at a time; returns what failed, a line each."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     failed: list[str] = []
-    with (
-        Progress(*columns, console=Console(stderr=True)) as progress,
-        ThreadPoolExecutor(min(jobs, len(sources))) as pool,
-    ):
+    stopped = Event()
+    with Progress(*columns, console=Console(stderr=True)) as progress:
         bars = {source: progress.add_task(safe(source), total=1.0) for source in sources}
-        futures = {
-            source: pool.submit(_transcribe, address, asked, source, progress, bars[source])
-            for source in sources
-        }
+        futures = _side_by_side(
+            sources, jobs, lambda source: _transcribe(address, asked, source, progress, bars[source], stopped)
+        )
         try:
             for source in sources:  # in their order, whichever is ready first
                 try:
@@ -179,27 +178,59 @@ def transcribe_all(
                 except OxloError as error:
                     progress.update(bars[source], description=f"{safe(source)} failed")
                     failed.append(f"{source}: {error.message}")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        finally:
+            stopped.set()
     return failed
 
 
-def _transcribe(address: Address, asked: Asked, source: str, progress: Progress, bar: TaskID) -> Transcript:
-    def sent(fraction: float) -> None:
-        progress.update(bar, completed=UPLOAD_SHARE * fraction)
+def _side_by_side(
+    sources: Sequence[str], jobs: int, work: Callable[[str], Transcript]
+) -> dict[str, "Future[Transcript]"]:
+    """Do the work for each, `jobs` at a time, on threads for which the end of the program does not wait.
+
+    That of an executor's does: Ctrl-C would then end a transcript of an hour in an hour.
+    """
+    futures: dict[str, Future[Transcript]] = {source: Future() for source in sources}
+    left: SimpleQueue[str] = SimpleQueue()
+    for source in sources:
+        left.put(source)
+
+    def run() -> None:
+        while True:
+            try:
+                source = left.get_nowait()
+            except Empty:
+                return
+            try:
+                futures[source].set_result(work(source))
+            except BaseException as error:
+                futures[source].set_exception(error)
+
+    for _ in range(min(jobs, len(sources))):
+        Thread(target=run, daemon=True).start()
+    return futures
+
+
+def _transcribe(
+    address: Address, asked: Asked, source: str, progress: Progress, bar: TaskID, stopped: Event
+) -> Transcript:
+    """Raises Cancelled at the next sign of life once it is to be `stopped`, so that the server learns of it."""
+
+    def reach(share: float) -> None:
+        if stopped.is_set():
+            raise Cancelled("it was stopped")
+        progress.update(bar, completed=share)
 
     length = 0.0
 
     def hear(heard: Heard) -> None:
         nonlocal length
         length = heard.of or length
-        if length:
-            share = min(1.0, heard.seconds / length)
-            progress.update(bar, completed=UPLOAD_SHARE + (1 - UPLOAD_SHARE) * share)
+        part = min(1.0, heard.seconds / length) if length else 0.0
+        reach(UPLOAD_SHARE + (1 - UPLOAD_SHARE) * part)
 
     name = "stdin" if source == STDIN else Path(source).name
-    with Client(address) as client, opened(source, sent) as file:
+    with Client(address) as client, opened(source, lambda sent: reach(UPLOAD_SHARE * sent)) as file:
         transcript = transcribe(client, asked.path, file, name, asked.fields(), hear)
     progress.update(bar, completed=1.0)
     return transcript

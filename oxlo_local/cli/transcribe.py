@@ -41,7 +41,8 @@ def transcribe(
     """Write down what is said in files. The running server does it, or one that is started for it.
 
     The transcripts of several files go to a folder, or as text to standard output, under their names. The bars are on
-    stderr. Exit code 1 when a file has failed; the others are transcribed all the same.
+    stderr. Exit code 1 when a file has failed; the others are transcribed all the same. Ctrl-C stops all, with 130; the
+    transcripts that are written by then are whole.
 
     Example: oxlo transcribe meeting.mp3 --format srt -o meeting.srt
     """
@@ -66,7 +67,11 @@ def transcribe(
             words=words,
             prompt=prompt,
         )
-        failed = dictation.transcribe_all(client.address, asked, sources, places, jobs)
+        try:
+            failed = dictation.transcribe_all(client.address, asked, sources, places, jobs)
+        except KeyboardInterrupt:
+            print("oxlo: stopped", file=sys.stderr)
+            raise typer.Exit(130) from None
     for line in failed:
         print(f"oxlo: {line}", file=sys.stderr)
     if failed:

@@ -1,14 +1,16 @@
 """`oxlo transcribe` as its users run it: against a running server, and alone."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import Oxlo, environment
-from tests.conftest import ROOT, RunningServer, ledger_rows, speech_model
+from tests.conftest import ROOT, RunningServer, ledger_rows, speech_model, until
 
 sounds = pytest.importorskip("tests.engines.speech.sounds", reason="the speech engine is not installed")
 
@@ -97,3 +99,35 @@ def test_alone_it_starts_a_server_and_leaves_a_row(oxlo: Oxlo, home: Path, recor
     assert done.returncode == 0, done.stderr
     assert [(row["status"], row["audio_seconds"]) for row in ledger_rows(home)] == [("settled", 3.0)]
     assert not (home / "serve.json").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_at_once_whatever_is_left(
+    ears: RunningServer, recordings: list[Path], tmp_path: Path, number: signal.Signals
+) -> None:
+    long = sounds.wav(tmp_path / "long.wav", sounds.np.tile(sounds.speech(60.0), 60))
+    rows, out = len(ears.rows()), tmp_path / "out"
+    command = [
+        sys.executable,
+        "-m",
+        "oxlo_local",
+        "transcribe",
+        str(recordings[0]),
+        str(long),
+        "-o",
+        str(out),
+    ]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment(ears.home), stderr=subprocess.PIPE, text=True
+    )
+    until(lambda: (out / "a.txt").exists() and ears.workers()[0].get("files"))
+    process.send_signal(number)
+    begun = time.monotonic()
+    _, told = process.communicate(timeout=50)
+    assert time.monotonic() - begun < 3
+    assert "Traceback" not in told
+    assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGTERM)
+    assert [path.name for path in out.iterdir()] == ["a.txt"]  # whole, and no draft of the other
+    until(lambda: all(row["status"] != "open" for row in ears.rows()))
+    assert [row["error_code"] for row in ears.rows()[rows:]] in ([None, "cancelled"], ["cancelled", None])
+    until(lambda: not [path for path in (ears.home / "uploads").rglob("*") if path.is_file()])
