@@ -48,7 +48,10 @@ from race.racers import clean_environ  # noqa: E402
 
 KINDS: tuple[random_model.Architecture, ...] = ("llama", "gemma2", "mamba", "jamba")
 PARALLEL, CONTEXT, CLIENTS = 4, 512, 12
-QUIET_SECONDS = 20.0
+LOOKS = (
+    50  # at a server that should be quiet, LOOK_SECONDS apart; counted, since a machine may sleep meanwhile
+)
+LOOK_SECONDS = 0.4  # two pings: what the parent tells of its workers is no older
 WARM_UP, THIRD = 0.25, 1 / 3
 OVER_CONTEXT = 2000  # words of a prompt that cannot fit
 
@@ -108,6 +111,7 @@ class Account:
     ways: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     asked: int = 0
+    patience: float = 120.0  # seconds until an answer counts as missing
 
     def fault(self, words: str) -> None:
         """Keep a fault; a repeated one says nothing new."""
@@ -166,7 +170,7 @@ async def run_errand(client: httpx.AsyncClient, errand: Errand, id: str, account
     if errand.way in ("stream", "cut early", "cut late"):
         pieces = 0
         try:
-            async with asyncio.timeout(errand.pause if errand.way == "cut early" else 120):
+            async with asyncio.timeout(errand.pause if errand.way == "cut early" else account.patience):
                 async with client.stream(
                     "POST", errand.path, json=errand.body, headers={"x-request-id": id}
                 ) as answer:
@@ -178,7 +182,7 @@ async def run_errand(client: httpx.AsyncClient, errand: Errand, id: str, account
                             break
         except TimeoutError:
             if errand.way != "cut early":
-                account.fault(f"{errand.way}: no end after two minutes")
+                account.fault(f"{errand.way}: no end after {account.patience:g} s")
         account.fates[id] = fate_of(errand.way, output=pieces > 0)
         return
     sent = client.post(errand.path, json=errand.body, headers={"x-request-id": id})
@@ -217,7 +221,7 @@ async def churn(
                 account.fault(f"{errand.way}: {type(error).__name__} {error}")
 
     async with httpx.AsyncClient(
-        base_url=address.url, headers=bearer, timeout=120, trust_env=False, limits=limits
+        base_url=address.url, headers=bearer, timeout=account.patience, trust_env=False, limits=limits
     ) as client:
         async with asyncio.TaskGroup() as group:
             for _ in range(CLIENTS):
@@ -227,10 +231,10 @@ async def churn(
 # -- what must hold ---------------------------------------------------------------------------------------------------
 
 
-def look(address: Address, pid: int) -> tuple[list[Worker], float, int]:
+def look(address: Address, pid: int, patience: float) -> tuple[list[Worker], float, int]:
     """Workers, requests in flight as /metrics tells, and the parent's open connections."""
     bearer = {"authorization": f"Bearer {address.token}"}
-    with httpx.Client(base_url=address.url, headers=bearer, trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=address.url, headers=bearer, trust_env=False, timeout=patience) as client:
         workers = msgspec.json.decode(client.get("/admin/workers").content, type=Workers).workers
         lines = client.get("/metrics").text.splitlines()
     flying = next(line for line in lines if line.startswith("oxlo_requests_in_flight"))
@@ -263,18 +267,16 @@ def cache_faults(worker: Worker) -> list[str]:
 
 async def quiet(address: Address, pid: int, account: Account) -> tuple[list[Worker], int]:
     """Wait until the server is idle, and see that nothing is left over."""
-    deadline = time.monotonic() + QUIET_SECONDS
-    while True:
-        await asyncio.sleep(0.4)  # two pings: what the parent tells of its workers is no older
-        workers, flying, sockets = look(address, pid)
+    for _ in range(LOOKS):
+        await asyncio.sleep(LOOK_SECONDS)
+        workers, flying, sockets = look(address, pid, account.patience)
         if idle(workers) and flying <= 1 and sockets <= 1:  # the question itself
             break
-        if time.monotonic() > deadline:
-            left = {each.model: (each.running, each.waiting, each.gauges.running) for each in workers}
-            account.fault(
-                f"still busy when all clients have gone: {left}, {flying:g} in flight, {sockets} sockets"
-            )
-            break
+    else:
+        left = {each.model: (each.running, each.waiting, each.gauges.running) for each in workers}
+        account.fault(
+            f"still busy when all clients have gone: {left}, {flying:g} in flight, {sockets} sockets"
+        )
     for worker in workers:
         for fault in cache_faults(worker):
             account.fault(fault)
@@ -338,7 +340,7 @@ def soak(options: argparse.Namespace, folder: Path) -> Outcome:
         path = folder / f"{kind}.gguf"
         random_model.write(path, kind)
         paths.append(str(path))
-    home, random, account = folder / "home", Random(options.seed), Account()
+    home, random, account = folder / "home", Random(options.seed), Account(patience=options.patience)
     windows: list[Window] = []
     begun = time.monotonic()
     arguments = [*paths, "--port", "0", "--parallel", str(PARALLEL), "--ctx", str(CONTEXT), "--threads", "1"]
@@ -386,6 +388,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--price", type=int, default=1000, help="micro-dollars of a request (1000, the default)"
     )
     parser.add_argument("--seed", type=int, default=1, help="of what is asked")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=120.0,
+        help="seconds until an answer is missing (120); more where the machine sleeps now and then",
+    )
     parser.add_argument("--json", action="store_true", help="every window, as JSON")
     options = parser.parse_args(arguments)
     if options.windows < 4 or options.minutes <= 0:
