@@ -28,6 +28,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "calls",
             "config",
             "ct2",
+            "diffuser",
             "entry",
             "log",
             "gguf",
@@ -54,6 +55,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "drawing",
             "transcript",
             "mmproj",
+            "random_diffuser",
             "random_eye",
             "random_whisper",
         }
@@ -79,7 +81,7 @@ SEES_ONLY: dict[str, frozenset[str]] = {
 
 # Every foreign library has one room.
 LIBRARY_ROOMS: dict[str, tuple[str, ...]] = {
-    "diffusers": (),
+    "diffusers": ("engines/image/loading.py", "random_diffuser.py"),
     "av": ("engines/speech/recording.py",),
     "ctranslate2": ("engines/speech/whisper.py", "random_whisper.py"),
     "faster_whisper": ("engines/speech/whisper.py", "engines/speech/voice.py", "random_whisper.py"),
@@ -98,7 +100,7 @@ LIBRARY_ROOMS: dict[str, tuple[str, ...]] = {
         "engines/embedding/pooled.py",
     ),
     "llguidance": ("engines/text/grammar.py",),
-    "PIL": ("engines/text/pixels.py",),
+    "PIL": ("engines/pictures.py", "engines/image/"),
     "numpy": (
         "engines/text/",
         "engines/embedding/",
@@ -116,8 +118,9 @@ LIBRARY_ROOMS: dict[str, tuple[str, ...]] = {
     "sqlite3": ("db.py", "wal.py"),
     "starlette": ("api/",),
     "subprocess": ("hardware.py", "launch.py"),
-    "torch": (),
+    "torch": ("engines/image/", "random_diffuser.py"),
     "tqdm": ("hub.py",),
+    "transformers": ("engines/image/loading.py", "random_diffuser.py"),
     "typer": ("cli/",),
     "uvicorn": ("api/connections.py",),
 }
@@ -129,6 +132,7 @@ PURE = (
     "fit.py",
     "protocol/",
     "workers/router.py",
+    "engines/image/asking.py",
     "engines/speech/batch.py",
     "engines/speech/quality.py",
     "engines/speech/stretches.py",
@@ -143,6 +147,7 @@ PURE = (
     "engines/text/runs.py",
     "engines/text/thinking.py",
     "engines/text/toolcalls/",
+    "engines/turns.py",
 )
 IMPURE = frozenset(
     "asyncio ctypes logging os pathlib random secrets shutil signal socket subprocess tempfile threading time".split()
@@ -486,4 +491,9 @@ def test_engines_do_not_import_each_others_libraries() -> None:
         "llama_cpp",
         "torch",
         "transformers",
+    }
+    assert not modules_after("import oxlo_local.engines.image.engine") & {
+        "llama_cpp",
+        "ctranslate2",
+        "av",
     }

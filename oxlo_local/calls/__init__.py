@@ -25,6 +25,7 @@ from oxlo_local.calls.image import (
     ImageFacts,
     ImageOptions,
     Lora,
+    Mode,
     Preview,
 )
 from oxlo_local.calls.speech import (
@@ -346,6 +347,7 @@ __all__ = [
     "Loading",
     "Lora",
     "Message",
+    "Mode",
     "ModelFacts",
     "Output",
     "Picture",

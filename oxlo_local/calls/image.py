@@ -28,7 +28,9 @@ class ImageCall(Struct, frozen=True, omit_defaults=True, tag="image"):
     seed: int  # 0 to 2**63 - 1 - n
     negative_prompt: str | None = None
     n: int = 1
-    width: int | None = None  # pixels; None = the model's own, or with `images` that of the first
+    width: int | None = (
+        None  # pixels; None = the model's own, or with `images` the nearest in shape to the first
+    )
     height: int | None = None
     steps: int | None = None  # None = the model's own
     guidance: float | None = None  # None = the model's own
@@ -91,6 +93,8 @@ class ImageOptions(Struct, frozen=True, omit_defaults=True, tag="image"):
     """How the image engine runs a model; None = as its files or the machine suggest."""
 
     pipeline: str | None = None  # the diffusers class; None = what model_index.json names
+    modes: dict[Mode, str] | None = None  # classes of modes that do not follow from that one's name
+    config: str | None = None  # folder of the configuration that a single file lacks
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     device: Literal["cpu", "cuda"] | None = None
     offload: Literal["none", "model", "sequential"] | None = None
@@ -105,3 +109,5 @@ class ImageOptions(Struct, frozen=True, omit_defaults=True, tag="image"):
     strength: float | None = None
     compile: bool | None = None  # torch.compile, for `sizes` only, while the model is warmed
     loras: dict[str, str] | None = None  # name: path of a safetensors file
+    fused: list[str] | None = None  # LoRAs that are part of the model, not of single calls
+    spacing: Literal["leading", "trailing", "linspace"] | None = None  # of the scheduler's timesteps

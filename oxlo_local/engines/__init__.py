@@ -11,6 +11,7 @@ ENGINES = {
     "text": "oxlo_local.engines.text.engine:TextEngine",
     "embedding": "oxlo_local.engines.embedding.engine:EmbeddingEngine",
     "speech": "oxlo_local.engines.speech.engine:SpeechEngine",
+    "image": "oxlo_local.engines.image.engine:ImageEngine",
     "echo": "oxlo_local.engines.echo:EchoEngine",
 }
 

@@ -29,12 +29,13 @@ from oxlo_local.calls import (
     Started,
 )
 from oxlo_local.engines import Progress
-from oxlo_local.engines.speech.batch import Turn, share
+from oxlo_local.engines.speech.batch import share
 from oxlo_local.engines.speech.hearing import Asked, Hearing, Part, segments_of
 from oxlo_local.engines.speech.listening import Chunk, Listening
 from oxlo_local.engines.speech.quality import Try
 from oxlo_local.engines.speech.timing import Spoken
 from oxlo_local.engines.speech.whisper import Encoded, Whisper, cores
+from oxlo_local.engines.turns import Turn
 from oxlo_local.errors import OxloError, ServerError, UnsupportedValue
 
 BATCH = {"cpu": 8, "cuda": 16}  # chunks

@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oxlo_local.engines.speech.batch import LOGITS, Key, Turn, share
+from oxlo_local.engines.speech.batch import LOGITS, Key, share
+from oxlo_local.engines.turns import Turn
 
 GREEDY = Key(0.0, encoded=False, prompt=4, logprobs=False)
 AGAIN = Key(0.2, encoded=True, prompt=4, logprobs=False)

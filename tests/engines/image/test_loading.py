@@ -1,0 +1,167 @@
+"""What is loaded, in which number format and classes; and what is not, in words that say what to do."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from oxlo_local.calls import ImageOptions
+from oxlo_local.engines.image.loading import LoadError, classes, load
+
+CPU = ImageOptions(device="cpu")
+
+
+@pytest.fixture
+def copy(tiny_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
+
+
+def lora_file(path: Path, width: int = 32, fill: float = 0.5) -> Path:
+    """A LoRA of rank 2 for the text that the first level of the network looks at."""
+    name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    half = {
+        f"{name}.lora_A.weight": torch.full((2, width), fill),
+        f"{name}.lora_B.weight": torch.full((16, 2), fill),
+    }
+    save_file(half, path)
+    return path
+
+
+def test_all_modes_share_one_set_of_weights(tiny_folder: Path) -> None:
+    loaded = load(tiny_folder, CPU)
+    names = {mode: type(each).__name__ for mode, each in loaded.modes.items()}
+    assert names == {
+        "draw": "StableDiffusionPipeline",
+        "redraw": "StableDiffusionImg2ImgPipeline",
+        "inpaint": "StableDiffusionInpaintPipeline",
+    }
+    assert len({id(each.unet) for each in loaded.modes.values()}) == 1
+    assert len({id(each.scheduler) for each in loaded.modes.values()}) == 1
+    assert (loaded.device, loaded.dtype) == ("cpu", "float32")
+    assert loaded.parameters == sum(
+        part.numel()
+        for name in ("unet", "vae", "text_encoder")
+        for part in getattr(loaded.first, name).parameters()
+    )
+
+
+def test_the_number_format_can_be_chosen(tiny_folder: Path) -> None:
+    loaded = load(tiny_folder, ImageOptions(device="cpu", dtype="bfloat16"))
+    assert {each.unet.dtype for each in loaded.modes.values()} == {
+        torch.bfloat16
+    } and loaded.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("name", "redraw", "inpaint"),
+    [
+        ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"),
+        ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),
+        ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline"),
+        ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline"),
+        ("Flux2KleinPipeline", "Flux2KleinPipeline", "Flux2KleinInpaintPipeline"),
+        ("ZImagePipeline", "ZImageImg2ImgPipeline", "ZImageInpaintPipeline"),
+        ("QwenImagePipeline", "QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline"),
+    ],
+)
+def test_the_classes_of_the_families(name: str, redraw: str, inpaint: str) -> None:
+    assert classes(name, {}) == {"redraw": redraw, "inpaint": inpaint}
+    assert classes(name, {"redraw": "OtherPipeline"})["redraw"] == "OtherPipeline"
+
+
+def test_files_in_a_small_number_format_are_found(copy: Path) -> None:
+    for file in list(copy.glob("*/*.safetensors")):
+        file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
+    assert load(copy, CPU).parameters > 0
+
+
+def test_pickled_weights_are_refused(copy: Path) -> None:
+    file = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(file), copy / "unet" / "diffusion_pytorch_model.bin")
+    assert load(copy, CPU).parameters > 0  # it lies beside those that are taken
+    file.unlink()
+    with pytest.raises(LoadError, match=r"unet/diffusion_pytorch_model\.bin is pickled"):
+        load(copy, CPU)
+    for name in ("model.ckpt", "model.pt", "model.bin"):
+        with pytest.raises(LoadError, match="is pickled"):
+            load(copy / name, CPU)
+    pickled = copy / "ink.bin"
+    torch.save({}, pickled)
+    with pytest.raises(LoadError, match="oxlo loads no others"):
+        load(copy, ImageOptions(device="cpu", loras={"ink": str(pickled)}))
+
+
+def test_code_beside_weights_is_not_run(copy: Path) -> None:
+    (copy / "unet" / "own.py").write_text("raise SystemExit('I ran')")
+    with pytest.raises(LoadError, match="brings code of its own"):
+        load(copy, CPU)
+
+
+def test_what_is_no_pipeline_says_why(copy: Path, tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match=r"model_index\.json is missing"):
+        load(tmp_path, CPU)
+    with pytest.raises(LoadError, match=r"neither a folder with a model_index\.json nor"):
+        load(tmp_path / "model.gguf", CPU)
+    with pytest.raises(LoadError, match="no pipeline 'OwnPipeline'"):
+        load(copy, ImageOptions(device="cpu", pipeline="OwnPipeline"))
+    index = json.loads((copy / "model_index.json").read_text())
+    (copy / "model_index.json").write_text(json.dumps({**index, "_class_name": ["own", "OwnPipeline"]}))
+    with pytest.raises(LoadError, match="no pipeline"):
+        load(copy, CPU)
+    (copy / "model_index.json").write_text(json.dumps(index))
+    (copy / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(LoadError, match="cannot be loaded"):
+        load(copy, CPU)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_not_replaced_in_silence(tiny_folder: Path) -> None:
+    with pytest.raises(LoadError, match="no GPU that torch can use"):
+        load(tiny_folder, ImageOptions(device="cuda"))
+
+
+def test_a_single_file_needs_a_configuration_and_no_network(tiny_folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "one.safetensors"
+    vae = load_file(tiny_folder / "vae" / "diffusion_pytorch_model.safetensors")
+    save_file({f"first_stage_model.{name}": tensor for name, tensor in vae.items()}, file)
+    with pytest.raises(LoadError, match=r"holds weights alone: name a folder .* as image\.config"):
+        load(file, CPU)
+    with pytest.raises(LoadError, match=r"there is no model_index\.json in it"):
+        load(file, ImageOptions(device="cpu", config=str(tmp_path)))
+    with pytest.raises(LoadError, match="cannot be loaded"):  # this one lacks the network
+        load(file, ImageOptions(device="cpu", config=str(tiny_folder)))
+
+
+def test_loras_are_taken_by_name(tiny_folder: Path, tmp_path: Path) -> None:
+    file = lora_file(tmp_path / "ink.safetensors")
+    loaded = load(tiny_folder, ImageOptions(device="cpu", loras={"ink.v1": str(file)}))
+    assert loaded.loras == {"ink.v1": "ink_v1"}
+    fused = load(tiny_folder, ImageOptions(device="cpu", loras={"ink": str(file)}, fused=["ink"]))
+    assert fused.loras == {}
+    plain = load(tiny_folder, CPU)
+    layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    found = [each.first.unet.get_submodule(layer) for each in (plain, fused)]
+    weights = [getattr(each, "base_layer", each).weight for each in found]
+    assert float((weights[1] - weights[0]).detach().mean()) == pytest.approx(2 * 0.5 * 0.5, rel=1e-4)
+
+
+def test_loras_that_do_not_go_with_it_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="there is no file"):
+        load(tiny_folder, ImageOptions(device="cpu", loras={"ink": str(tmp_path / "gone.safetensors")}))
+    other = lora_file(tmp_path / "other.safetensors", width=48)
+    with pytest.raises(LoadError, match="does not go with this model"):
+        load(tiny_folder, ImageOptions(device="cpu", loras={"ink": str(other)}))
+    with pytest.raises(LoadError, match="fused names clay, which loras does not"):
+        load(tiny_folder, ImageOptions(device="cpu", fused=["clay"]))
+    file = lora_file(tmp_path / "ink.safetensors")
+    with pytest.raises(LoadError, match="take no LoRA"):
+        load(tiny_folder, ImageOptions(device="cpu", loras={"ink": str(file)}, weights="int8"))
+
+
+def test_another_spacing_of_timesteps(tiny_folder: Path) -> None:
+    assert load(tiny_folder, CPU).first.scheduler.config.timestep_spacing == "leading"
+    spaced = load(tiny_folder, ImageOptions(device="cpu", spacing="trailing"))
+    assert {each.scheduler.config.timestep_spacing for each in spaced.modes.values()} == {"trailing"}
