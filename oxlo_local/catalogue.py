@@ -18,14 +18,14 @@ from typing import Self
 import msgspec
 from msgspec import Struct, field
 
-from oxlo_local import ct2, gguf
-from oxlo_local.calls import Sampling, SpeechOptions, TextOptions
-from oxlo_local.entry import Build, Embedding, Engine, Image, Kind, Pooling, Price, Shape, Status
+from oxlo_local import ct2, diffuser, gguf
+from oxlo_local.calls import ImageOptions, Sampling, SpeechOptions, TextOptions
+from oxlo_local.entry import Build, Embedding, Engine, Kind, Pooling, Price, Shape, Status
 from oxlo_local.errors import BadRequest, ModelNotFound, ModelNotLoaded, UnsupportedValue
 from oxlo_local.limits import price_of
 
 # The kinds that have an endpoint.
-SERVED_KINDS: frozenset[Kind] = frozenset({"chat", "embedding", "rerank", "speech"})
+SERVED_KINDS: frozenset[Kind] = frozenset({"chat", "embedding", "rerank", "speech", "image"})
 # What an engine imports in its worker. The extra that installs it has the engine's name.
 EXTRAS: dict[Engine, tuple[str, ...]] = {
     "text": ("llama_cpp",),
@@ -74,7 +74,7 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     options: TextOptions = field(default_factory=TextOptions)
     speech: SpeechOptions = field(default_factory=SpeechOptions)
     embedding: Embedding | None = None
-    image: Image | None = None
+    image: ImageOptions = field(default_factory=ImageOptions)
     status: dict[str, Status] = {}  # facts that no stored source confirms; the others are confirmed
     prices: list[Price] = []
 
@@ -279,12 +279,12 @@ class Catalogue:
         return sorted((model for model in self.models.values() if model.path is not None), key=lambda m: m.id)
 
     def attach(self, path: Path) -> Model:
-        """Add a local GGUF file, or a speech model's folder, under its own name; the same one twice is one model.
+        """Add a local GGUF file, or a speech or image model, under its own name; the same one twice is one model.
 
         Raises BadRequest when it is neither, or when its name is already another model's.
         """
         path = Path(os.path.expanduser(path)).absolute()
-        path = path if path.is_dir() else gguf.whole(path)[0]
+        path = path if path.is_dir() or path.suffix == diffuser.WEIGHTS else gguf.whole(path)[0]
         model = local_model(file_id(path), path, self._default_price)
         known = self.models.get(model.id)
         if known is not None and known.path == path:
@@ -333,11 +333,14 @@ def shipped_toml() -> Path:
 
 def file_id(path: Path) -> str:
     """The model id of a local file: its name without the ending and the part number."""
-    return gguf.SPLIT.sub("", path.name).removesuffix(".gguf")
+    return gguf.SPLIT.sub("", path.name).removesuffix(".gguf").removesuffix(diffuser.WEIGHTS)
 
 
 def local_model(model_id: str, path: Path, price: Decimal) -> Model:
-    """The model of a GGUF file, or of a folder, that no models.toml mentions; its header says what it is."""
+    """The model of a file, or of a folder, that no models.toml mentions; what it is stands in it."""
+    if (path / diffuser.INDEX).is_file() or path.suffix in {diffuser.WEIGHTS, *diffuser.PICKLED}:
+        diffuser.files(path)
+        return Model(id=model_id, path=path, kind="image", engine="image", price_usd=price)
     if path.is_dir():
         ct2.files(path)
         return Model(id=model_id, path=path, kind="speech", engine="speech", price_usd=price)
@@ -383,14 +386,14 @@ Table = dict[str, object]
 
 _TOP = ("schema", "models", "aliases")
 # Laid over key by key, not as a whole.
-_MERGED = frozenset({"sampling", "options", "speech", "files", "shape", "status", "endpoint_prices"})
+_MERGED = frozenset({"sampling", "options", "speech", "image", "files", "shape", "status", "endpoint_prices"})
 _INNER: dict[str, type[Struct]] = {
     "sampling": Sampling,
     "options": TextOptions,
     "speech": SpeechOptions,
     "shape": Shape,
     "embedding": Embedding,
-    "image": Image,
+    "image": ImageOptions,
 }
 _FILLED_IN = ("id", "path")
 _KEYS = tuple(name for name in Model.__struct_fields__ if name not in _FILLED_IN)

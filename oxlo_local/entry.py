@@ -1,4 +1,4 @@
-"""The parts of a model's entry in models.toml: its builds and shape, how it embeds or draws, what others ask for it."""
+"""The parts of a model's entry in models.toml: its builds and shape, how it embeds, what others ask for it."""
 
 from decimal import Decimal
 from typing import Literal
@@ -41,20 +41,6 @@ class Embedding(Struct, frozen=True, forbid_unknown_fields=True):
     query_prefix: str = ""
     document_prefix: str = ""
     matryoshka: bool = False  # trained so that its first dimensions alone are an embedding too
-
-
-class Image(Struct, frozen=True, forbid_unknown_fields=True):
-    """How a diffusers pipeline is run."""
-
-    pipeline: str
-    dtype: Literal["bfloat16", "float16"]
-    steps: int
-    guidance: float
-    size: str
-    max_megapixels: float
-    negative_prompt: bool
-    edit: str | None = None
-    min_diffusers: str | None = None
 
 
 class Price(Struct, frozen=True, forbid_unknown_fields=True):

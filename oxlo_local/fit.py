@@ -18,13 +18,13 @@ cheap. Where little is left, fewer sequences come first, then less context, then
 on the side of too much; what a loaded model takes is measured by its worker.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import msgspec
 from msgspec import Struct
 
-from oxlo_local.calls import SpeechOptions, TextOptions
+from oxlo_local.calls import ImageOptions, SpeechOptions, TextOptions
 from oxlo_local.errors import ModelDoesNotFit
 from oxlo_local.gguf import Geometry
 from oxlo_local.hardware import Machine
@@ -41,6 +41,19 @@ MOST_SEQUENCES_ON_CPU = 16  # more of them only wait for the same cores
 FEWEST_COMFORTABLE = 4
 KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
 HEARING = 600_000_000  # of a batch of chunks in the encoder and the decoder
+PIXEL = {
+    "cuda": 3_000,
+    "cpu": 6_000,
+}  # bytes that decoding takes for a pixel, in the number format used there
+TENSOR = 400  # and denoising, of each image in a batch
+LEAST_BUFFERS = 100_000_000
+BYTES = {
+    "float32": 4.0,
+    "float16": 2.0,
+    "bfloat16": 2.0,
+    "int8": 1.1,
+    "int4": 0.65,
+}  # of a number, scales included
 EYE_BUFFERS = 400_000_000  # of a large encoder at its largest image
 CTX_STEP = 256  # llama.cpp rounds each sequence's context up to this
 
@@ -135,6 +148,69 @@ class SpeechPlan(Struct, frozen=True):
         return msgspec.structs.replace(given, device="cpu") if self.device == "cpu" else given
 
 
+Offload = Literal["none", "model", "sequential"]
+Shrinking = Literal["full", "int8", "int4"]
+# On a GPU, the one to try first: what loses nothing, then what is fast.
+ON_GPU: tuple[tuple[Shrinking, Offload], ...] = (
+    ("full", "none"),
+    ("full", "model"),
+    ("int8", "none"),
+    ("int8", "model"),
+    ("int4", "none"),
+    ("int4", "model"),
+    ("full", "sequential"),
+)
+
+
+class ImagePlan(Struct, frozen=True):
+    """How an image model is run here. Sizes in bytes; `resident` is what lies where it is computed, at once."""
+
+    model: str
+    weights: int
+    buffers: int
+    process: int
+    device: Literal["cpu", "cuda"]
+    dtype: Literal["float32", "float16", "bfloat16"]
+    shrinking: Shrinking = "full"
+    offload: Offload = "none"
+    resident: int = 0
+    ram: int = 0
+    vram: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it together."""
+        return self.weights + self.buffers + self.process
+
+    @property
+    def arithmetic(self) -> str:
+        """The sum, in words."""
+        form = self.dtype if self.shrinking == "full" else self.shrinking
+        return (
+            f"weights {gigabytes(self.weights)} ({form}) + buffers {gigabytes(self.buffers)} + process "
+            f"{gigabytes(self.process)} = {gigabytes(self.total)}"
+        )
+
+    @property
+    def placement(self) -> str:
+        """Where it goes, in words."""
+        if self.device == "cpu":
+            return f"in RAM ({gigabytes(self.ram)})"
+        if self.offload == "none":
+            return f"on the GPU ({gigabytes(self.vram)})"
+        what = "the part that computes" if self.offload == "model" else "the layer that computes"
+        return f"with {what} on the GPU ({gigabytes(self.vram)}), the rest in RAM ({gigabytes(self.ram)})"
+
+    def options(self, given: ImageOptions) -> ImageOptions:
+        """`given`, with what it leaves open filled in; where the GPU does it whole, the engine sees for itself."""
+        if self.device == "cpu":
+            kind = None if self.shrinking == "full" else self.shrinking
+            return msgspec.structs.replace(
+                given, device="cpu", dtype=self.dtype, weights=given.weights or kind, offload=None
+            )
+        return msgspec.structs.replace(given, weights=self.shrinking, offload=self.offload)
+
+
 def gigabytes(size: int | None) -> str:
     """A size for people, in powers of ten as disks and hubs count; MB below one GB."""
     if size is None:
@@ -178,7 +254,67 @@ def speech(
     return plan
 
 
-def less(machine: Machine, plan: Plan | SpeechPlan) -> Machine:
+def image(
+    name: str, numbers: Mapping[str, int], pixels: int, machine: Machine, options: ImageOptions
+) -> ImagePlan:
+    """The way to run an image model here that loses least: on a GPU whole, in parts or in fewer bits; else on the CPU.
+
+    `numbers` says how many weights each part has, `pixels` the largest picture. Raises ModelDoesNotFit with the
+    arithmetic.
+    """
+    batch = options.batch or 4
+    free = max((gpu.free for gpu in machine.gpus), default=0) * USABLE
+    ram = None if machine.ram_available is None else machine.ram_available * USABLE
+    for shrinking, offload in ON_GPU if options.device != "cpu" else ():
+        if options.weights not in (None, shrinking) or options.offload not in (None, offload):
+            continue
+        found = _drawing(name, numbers, pixels * (PIXEL["cuda"] + TENSOR * batch), "cuda", shrinking, options)
+        resident = {"none": found.weights, "model": found.resident, "sequential": LEAST_BUFFERS}[offload]
+        vram = resident + found.buffers + GPU_CONTEXT
+        in_ram = PROCESS if offload == "none" else PROCESS + found.weights
+        if vram <= free and (ram is None or in_ram <= ram):
+            return msgspec.structs.replace(found, offload=offload, resident=resident, vram=vram, ram=in_ram)
+    least = None
+    for dtype in ("float32", "bfloat16") if options.device != "cuda" else ():
+        given = msgspec.structs.replace(options, dtype=options.dtype or dtype)
+        buffers = pixels * (PIXEL["cpu"] + TENSOR * batch)
+        least = _drawing(name, numbers, buffers, "cpu", options.weights or "full", given)
+        if ram is None or least.total <= ram:
+            return msgspec.structs.replace(least, ram=least.total)
+    least = least or _drawing(
+        name, numbers, pixels * PIXEL["cuda"], "cuda", options.weights or "int4", options
+    )
+    gpus = "".join(f" and {gigabytes(gpu.free)} on {gpu.name}" for gpu in machine.gpus)
+    raise ModelDoesNotFit(
+        f"{name} does not fit: {least.arithmetic}; free are {gigabytes(machine.ram_available)} of RAM{gpus}",
+        param="model",
+    )
+
+
+def _drawing(
+    name: str,
+    numbers: Mapping[str, int],
+    buffers: int,
+    device: Literal["cpu", "cuda"],
+    shrinking: Shrinking,
+    options: ImageOptions,
+) -> ImagePlan:
+    """The plan in this number format, placed nowhere yet; `resident` is the largest part."""
+    dtype = options.dtype or ("bfloat16" if device == "cuda" else "float32")
+    each = BYTES[dtype if shrinking == "full" else shrinking]
+    return ImagePlan(
+        model=name,
+        weights=int(sum(numbers.values()) * each),
+        buffers=max(buffers, LEAST_BUFFERS),
+        process=PROCESS + (GPU_CONTEXT if device == "cuda" else 0),
+        device=device,
+        dtype=dtype,
+        shrinking=shrinking,
+        resident=int(max(numbers.values(), default=0) * each),
+    )
+
+
+def less(machine: Machine, plan: Plan | SpeechPlan | ImagePlan) -> Machine:
     """The machine that is left when `plan` runs on it."""
     ram = None if machine.ram_available is None else max(machine.ram_available - plan.ram, 0)
     taken = plan.vram

@@ -304,7 +304,8 @@ def _array(reader: _Reader, key: str, header: Header) -> bool:
 
 def is_path(name: str) -> bool:
     """Whether a model's name, as somebody typed it, is a file or a folder: it ends like one, or it leads to one."""
-    return name.lower().endswith(".gguf") or (os.sep in name and os.path.exists(os.path.expanduser(name)))
+    placed = os.sep in name or name.lower().endswith(".safetensors")
+    return name.lower().endswith(".gguf") or (placed and os.path.exists(os.path.expanduser(name)))
 
 
 def whole(path: Path) -> list[Path]:

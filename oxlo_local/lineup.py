@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from oxlo_local import fit, gguf, mmproj
-from oxlo_local.calls import EmbeddingOptions, SpeechOptions, TextOptions
+from oxlo_local import diffuser, fit, gguf, mmproj
+from oxlo_local.calls import EmbeddingOptions, ImageOptions, SpeechOptions, TextOptions
 from oxlo_local.catalogue import Catalogue, Model, local_model, servable
 from oxlo_local.config import Settings
 from oxlo_local.errors import BadRequest, OxloError, UnsupportedValue
@@ -17,6 +17,7 @@ from oxlo_local.workers.supervisor import WorkerSpec
 
 DEMO = "oxlo-demo"
 DEMO_TAG = "demo"
+UNSAID = 512  # pixels of a side, for image models of which no size is known before they are loaded
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,11 @@ def _spec(
         room = fit.speech(model.id, weights, model.vram_gb, machine, spoken)
         spec = WorkerSpec(model.id, model.engine, str(model.path), room.options(spoken))
         return spec, fit.less(machine, room)
+    if model.engine == "image" and model.path is not None:
+        drawn = image(model, settings)
+        planned = image_plan(model, machine, drawn)
+        spec = WorkerSpec(model.id, model.engine, str(model.path), planned.options(drawn))
+        return spec, fit.less(machine, planned)
     if model.engine != "text" or model.path is None:
         raise UnsupportedValue(f"{model.id} cannot be started: its engine is {model.engine}", param="model")
     given = laid_over(model.options, settings)
@@ -175,6 +181,24 @@ def speech(model: Model, settings: Settings) -> SpeechOptions:
         parallel=settings.parallel or own.parallel,
         device="cpu" if settings.gpu_layers == 0 else own.device,
     )
+
+
+def image(model: Model, settings: Settings) -> ImageOptions:
+    """An image model's own options with what the settings say on top."""
+    own = model.image
+    return msgspec.structs.replace(
+        own,
+        threads=settings.threads or own.threads,
+        device="cpu" if settings.gpu_layers == 0 else own.device,
+    )
+
+
+def image_plan(model: Model, machine: Machine, options: ImageOptions) -> fit.ImagePlan:
+    """How an image model that is here is run. Raises ModelDoesNotFit, BadRequest for files that are none."""
+    assert model.path is not None
+    sizes = options.sizes or [(UNSAID, UNSAID)]
+    pixels = max(width * height for width, height in sizes)
+    return fit.image(model.id, diffuser.sizes(model.path), pixels, machine, options)
 
 
 def laid_over(options: TextOptions, settings: Settings) -> TextOptions:

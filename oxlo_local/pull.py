@@ -1,10 +1,10 @@
 """`oxlo pull`: a name -> which files of which repository -> all of them here, checked, with a manifest.
 
 Three forms are understood: a model of the catalogue (`mistral-7b`, `mistral-7b:Q8_0`), any repository of the hub with
-GGUF files or a speech model (`hf:OWNER/NAME`, `hf:OWNER/NAME:Q5_K_M`), and a local GGUF file or speech model's folder,
-which is noted where it lies. Where no build is named,
-the catalogue's default is taken if it fits the machine, else the largest that does; of another repository Q4_K_M, or
-the nearest to it. What happens is told as events, which the command draws or prints as JSON.
+GGUF files, a speech model or a diffusers pipeline (`hf:OWNER/NAME`, `hf:OWNER/NAME:Q5_K_M`), and a local GGUF or
+.safetensors file or the folder of such a model, which is noted where it lies. Where no build is named, the catalogue's
+default is taken if it fits the machine, else the largest that does; of another repository Q4_K_M, or the nearest to it.
+What happens is told as events, which the command draws or prints as JSON.
 """
 
 import os
@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 from msgspec import Struct
 
-from oxlo_local import ct2, fit, gguf, mmproj
+from oxlo_local import ct2, diffuser, fit, gguf, mmproj
 from oxlo_local.catalogue import Catalogue, Model, file_id
 from oxlo_local.entry import Build
 from oxlo_local.errors import BadRequest, ModelDoesNotFit, ModelNotFound, NotFound, OxloError, Unavailable
@@ -178,9 +178,10 @@ class Pull:
         if repo.count("/") != 1:
             raise BadRequest(f"hf:{text}: write it as hf:OWNER/NAME or hf:OWNER/NAME:QUANT")
         snapshot = self._hub.snapshot(repo)
-        spoken = ct2.parts(file.path for file in snapshot.files)
-        if spoken and not quant and not builds(snapshot):
-            found = tuple(file for file in snapshot.files if file.path in spoken)
+        names = [file.path for file in snapshot.files]
+        whole = ct2.parts(names) or diffuser.parts(names)
+        if whole and not quant and not builds(snapshot):
+            found = tuple(file for file in snapshot.files if file.path in whole)
             return self._fetch(snapshot, Wanted(self._repository_id(repo), "", found))
         build = _matching(quant, builds(snapshot)) if quant else _preferred(snapshot)
         files = (*_of_quant(snapshot, build), *eye_in(snapshot))
@@ -190,9 +191,7 @@ class Pull:
         path = Path(os.path.expanduser(path)).absolute()
         if not os.path.exists(path):
             raise NotFound(f"there is no file {path}; a repository of the hub is written hf:OWNER/NAME")
-        parts = ct2.files(path) if path.is_dir() else gguf.whole(path)
-        if not path.is_dir():
-            gguf.read_header(path)  # raises for a file that no engine can load
+        parts = _local_parts(path)
         known = self._store.manifest(file_id(path))
         model = (
             self._catalogue.find(known.id) if known and known.path == path else self._catalogue.attach(path)
@@ -201,7 +200,8 @@ class Pull:
         for part in parts:
             remote = RemoteFile(part.name, part.stat().st_size, "", "")
             sha256 = digest(part, remote, self._watch)
-            files.append(StoredFile(name=part.name, path=part, bytes=remote.bytes, sha256=sha256, ours=False))
+            name = part.relative_to(path).as_posix() if path.is_dir() else part.name
+            files.append(StoredFile(name=name, path=part, bytes=remote.bytes, sha256=sha256, ours=False))
         place = path if path.is_dir() else files[0].path
         manifest = Manifest(id=model.id, source="file", path=place, files=files, pulled=_now())
         self._store.finish(manifest)
@@ -403,6 +403,16 @@ def _catalogued(build: Build | None, snapshot: Snapshot) -> tuple[RemoteFile, ..
             return ()
         found |= {file.path: file for file in sorted(matches, key=lambda file: file.path)}
     return tuple(found.values())
+
+
+def _local_parts(path: Path) -> list[Path]:
+    """The files of a local model. Raises BadRequest for what no engine can load."""
+    if (path / diffuser.INDEX).is_file() or path.suffix in {diffuser.WEIGHTS, *diffuser.PICKLED}:
+        return diffuser.files(path)
+    if path.is_dir():
+        return ct2.files(path)
+    gguf.read_header(path)
+    return gguf.whole(path)
 
 
 def eye_in(snapshot: Snapshot, named: str | None = None) -> tuple[RemoteFile, ...]:

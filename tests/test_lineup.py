@@ -53,13 +53,13 @@ def test_names_are_ids_aliases_or_files_and_each_model_once(long_winded: Path) -
 
 
 def test_what_is_not_here_or_no_model_is_refused(long_winded: Path, tmp_path: Path) -> None:
-    known = catalogue(long_winded, Model(id="brush", kind="image", engine="image", path=long_winded))
+    known = catalogue(long_winded, Model(id="voice", kind="tts", engine=None, path=long_winded))
     with pytest.raises(ModelNotFound):
         chosen(known, ["oxlo-dmo"])
     with pytest.raises(BadRequest):
         chosen(known, [str(tmp_path / "nothing.gguf")])
-    with pytest.raises(UnsupportedValue, match="image"):
-        chosen(known, ["brush"])
+    with pytest.raises(UnsupportedValue, match="tts"):
+        chosen(known, ["voice"])
 
 
 def test_models_share_the_machine_and_the_one_too_many_is_refused_with_the_sum(
@@ -225,4 +225,6 @@ def test_a_demo_that_cannot_run_is_left_out_in_a_line(
     assert [spec.model_id for spec in lineup.models] == ["oxlo-demo"] and lineup.behind == []
     assert len(lineup.left_out) == 3 and not any("\n" in line for line in lineup.left_out)
     (line,) = (line for line in lineup.left_out if "speech" in line)
-    assert line.startswith("left out: oxlo-demo-speech needs the speech engine") and "OXLO_EXTRAS=speech" in line
+    assert (
+        line.startswith("left out: oxlo-demo-speech needs the speech engine") and "OXLO_EXTRAS=speech" in line
+    )

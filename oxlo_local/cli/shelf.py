@@ -15,7 +15,7 @@ from oxlo_local.cli.sheet import console
 from oxlo_local.client import Client, locate
 from oxlo_local.config import Settings, load
 from oxlo_local.errors import BadRequest, ModelDoesNotFit, ModelNotFound, OxloError
-from oxlo_local.fit import gigabytes
+from oxlo_local.fit import ImagePlan, Plan, gigabytes
 from oxlo_local.fit import plan as planned
 from oxlo_local.hardware import Machine, probe
 from oxlo_local.protocol.models import ModelItem, Status
@@ -165,6 +165,9 @@ def plan(name: str, options: TextOptions, *, as_json: bool) -> None:
     else:
         name, _, quant = (name, "", "") if name.startswith("hf:") else name.partition(":")
         model = catalogue.find(name)
+    if model.engine == "image" and model.path is not None:
+        _print_plan(lineup.image_plan(model, machine, model.image), machine, as_json=as_json)
+        return
     if model.engine != "text" or (model.path is None and not model.files):
         _print_fixed(model, machine, as_json=as_json)
         return
@@ -177,16 +180,22 @@ def plan(name: str, options: TextOptions, *, as_json: bool) -> None:
         if as_json:
             print(msgspec.json.encode({"model": model.id, "fits": False, "reason": error.message}).decode())
         raise
+    _print_plan(found, machine, as_json=as_json)
     if as_json:
-        answer = {**_plain(found), "fits": True, "total": found.total, "machine": _plain(machine)}
-        print(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode())
         return
-    print(f"{label} fits {found.placement}")
-    print(found.arithmetic)
     if found.estimated:
         print("The catalogue does not know this model's shape: its KV cache is an estimate.")
     if model.refused is not None:
         print(f"But it cannot be pulled by name: {model.refused}")
+
+
+def _print_plan(found: Plan | ImagePlan, machine: Machine, *, as_json: bool) -> None:
+    if as_json:
+        answer = {**_plain(found), "fits": True, "total": found.total, "machine": _plain(machine)}
+        print(msgspec.json.format(msgspec.json.encode(answer), indent=2).decode())
+        return
+    print(f"{found.model} fits {found.placement}")
+    print(found.arithmetic)
 
 
 def _print_fixed(model: Model, machine: Machine, *, as_json: bool) -> None:
