@@ -20,6 +20,14 @@ _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 
 _TIMES_REAL = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
 _DRAW_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
 _WAIT_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+# Of what is no text: fields of `Gauges`.
+_WORK = {
+    "audio_seconds": "Audio that was transcribed",
+    "encoder_seconds": "Seconds in the encoder of a speech model",
+    "decoder_seconds": "Seconds in the decoder of a speech model",
+    "images": "Images that were drawn",
+    "denoising_steps": "Denoising steps, of each image",
+}
 
 
 class WorkerView(Protocol):
@@ -203,14 +211,7 @@ class _Workers(Collector):
             ),
         }
         work = {
-            name: CounterMetricFamily(f"oxlo_{name}", text, labels=("model",))
-            for name, text in (
-                ("audio_seconds", "Audio that was transcribed"),
-                ("encoder_seconds", "Seconds in the encoder of a speech model"),
-                ("decoder_seconds", "Seconds in the decoder of a speech model"),
-                ("images", "Images that were drawn"),
-                ("denoising_steps", "Denoising steps, of each image"),
-            )
+            name: CounterMetricFamily(f"oxlo_{name}", text, labels=("model",)) for name, text in _WORK.items()
         }
         state = GaugeMetricFamily("oxlo_worker_state", "1 for the state it is in", labels=("model", "state"))
         for worker in self._workers():

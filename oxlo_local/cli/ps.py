@@ -20,6 +20,15 @@ class File(Struct, frozen=True):
     of: float | None
 
 
+class Drawing(Struct, frozen=True):
+    """Images that are being drawn: the id of their entry, how many are complete, the steps of the next."""
+
+    call: str
+    images: int
+    step: int
+    of: int
+
+
 class Worker(Struct, frozen=True):
     """A worker as of its last pong; memory in bytes."""
 
@@ -35,6 +44,7 @@ class Worker(Struct, frozen=True):
     waiting: int
     running: int
     files: list[File] = []
+    drawings: list[Drawing] = []
 
 
 class _Workers(Struct, frozen=True):
@@ -51,7 +61,7 @@ def ps(
     """Show the running models.
 
     State, process, memory, requests and KV cache of each, as of its worker's last pong; how far each file is that is
-    being transcribed.
+    being transcribed, and each image that is being drawn.
 
     Example: oxlo ps --json
     """
@@ -74,6 +84,8 @@ def ps(
     for worker in workers:
         for file in worker.files:
             stdout.print(f"{worker.model}: {progress(file)}", markup=False)
+        for drawing in worker.drawings:
+            stdout.print(f"{worker.model}: {drawn(drawing)}", markup=False)
         if worker.last_error:
             stdout.print(f"{worker.model}: {worker.last_error}", markup=False)
 
@@ -84,6 +96,12 @@ def progress(file: File) -> str:
     return (
         f"{heard} of {timedelta(seconds=int(file.of))} ({file.seconds / file.of:.0%})" if file.of else heard
     )
+
+
+def drawn(drawing: Drawing) -> str:
+    """How far images are: `e_1m83sv1v3nhjss4hs33p image 3, step 7 of 20 (35%)`."""
+    step = f"step {drawing.step} of {drawing.of} ({drawing.step / max(1, drawing.of):.0%})"
+    return f"{drawing.call} image {drawing.images + 1}, {step}"
 
 
 def table(workers: list[Worker]) -> Table:

@@ -8,6 +8,7 @@ says how far a file has been heard, or images have been drawn, only the last is 
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from msgspec.structs import replace
 
@@ -33,6 +34,25 @@ from oxlo_local.calls import (
 Piece = Text | Reasoning | CallArguments
 
 UNREAD_MAX = 4096  # events; more than this are joined
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a file has been transcribed, in seconds; `of` is its length where known, `call` the entry's id."""
+
+    call: str
+    seconds: float
+    of: float | None
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How far the images of a call are: so many are complete, the next one is at `step` of `of`."""
+
+    call: str
+    images: int
+    step: int
+    of: int
 
 
 class Stream:
@@ -73,13 +93,9 @@ class Stream:
             self.cached_tokens = event.cached_tokens
         elif isinstance(event, Done | Failed):
             self.terminal = event
-        elif isinstance(event, Language):
-            self.heard = Heard(event.id, 0.0, event.seconds)
-        elif isinstance(event, Heard):
-            self.heard = event
-        elif isinstance(event, Denoised):
-            self.denoised = event
-        elif self.first_output_at is None and not isinstance(event, Preview):
+        elif isinstance(event, Language | Heard | Denoised | Preview):
+            self._note(event)
+        elif self.first_output_at is None:
             self.first_output_at = now
         if isinstance(event, Output):
             self.completion_tokens += event.tokens
@@ -93,10 +109,30 @@ class Stream:
             self._bound = max(UNREAD_MAX, 2 * len(self._unread))
         self._wake()
 
+    def _note(self, event: Language | Heard | Denoised | Preview) -> None:
+        """What says how far the call is; none of it is output."""
+        if isinstance(event, Language):
+            self.heard = Heard(event.id, 0.0, event.seconds)
+        elif isinstance(event, Heard):
+            self.heard = event
+        elif isinstance(event, Denoised):
+            self.denoised = event
+
     def _wake(self) -> None:
         reader = self._reader
         if reader is not None and not reader.done():
             reader.set_result(None)
+
+    @property
+    def file(self) -> Progress | None:
+        """How far its file is; None where it has none."""
+        return None if self.heard is None else Progress(self.id, self.heard.seconds, self.heard.of)
+
+    @property
+    def drawing(self) -> Drawing | None:
+        """How far its images are; None where it draws none."""
+        step = self.denoised
+        return None if step is None else Drawing(self.id, self.images, step.step, step.of)
 
     def cancel(self) -> None:
         """Nobody reads on: the worker is told, and what it still sends is not kept. Safe to call at any time."""

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,8 @@ from oxlo_local.calls import (
     Events,
     Failed,
     Gauges,
+    ImageCall,
+    ImageOptions,
     Load,
     LoadFailed,
     Loading,
@@ -44,7 +46,7 @@ from oxlo_local.config import Settings
 from oxlo_local.workers.child import WORKER_COMMAND, Child
 from oxlo_local.workers.pipe import Garbled
 from oxlo_local.workers.router import MIDDLE_RANK, Action, Fail, Lane, Pulse, Router, Send, Spawn, State
-from oxlo_local.workers.stream import Stream
+from oxlo_local.workers.stream import Drawing, Progress, Stream
 
 SILENT_PINGS = 15  # unanswered ones that make a process count as frozen
 STOP_SECONDS = 5.0  # to free the model before it is killed
@@ -66,17 +68,8 @@ class WorkerSpec:
     model_id: str
     engine: str
     path: str
-    options: TextOptions | EmbeddingOptions | SpeechOptions | EchoOptions
+    options: TextOptions | EmbeddingOptions | SpeechOptions | ImageOptions | EchoOptions
     counts_for_ready: bool = True
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a file has been transcribed, in seconds; `of` is its length where known, `call` the entry's id."""
-
-    call: str
-    seconds: float
-    of: float | None
 
 
 @dataclass(frozen=True)
@@ -95,6 +88,7 @@ class WorkerStatus:
     waiting: int
     running: int
     files: tuple[Progress, ...] = ()
+    drawings: tuple[Drawing, ...] = ()
 
 
 @dataclass
@@ -438,6 +432,7 @@ class Fleet:
 
     def _status_of(self, home: Home, lane: Lane) -> WorkerStatus:
         child = home.child
+        streams = [self._streams[id] for id in lane.running if id in self._streams]
         return WorkerStatus(
             model=lane.model,
             state=lane.state,
@@ -450,21 +445,16 @@ class Fleet:
             loaded=child.loaded if child is not None else 0.0,
             waiting=lane.calls() - len(lane.running),
             running=len(lane.running),
-            files=tuple(self._files_of(lane)),
+            files=tuple(each.file for each in streams if each.file is not None),
+            drawings=tuple(each.drawing for each in streams if each.drawing is not None),
         )
-
-    def _files_of(self, lane: Lane) -> Iterator[Progress]:
-        for id in lane.running:
-            stream = self._streams.get(id)
-            if stream is not None and stream.heard is not None:
-                yield Progress(id, stream.heard.seconds, stream.heard.of)
 
 
 def slots_of(call: Call) -> int:
     """How many sequences the call needs; questions about tokens need none."""
     if isinstance(call, TextCall):
         return call.n * max(1, len(call.prompts or ()))
-    return 1 if isinstance(call, EmbedCall | RerankCall | SpeechCall) else 0
+    return 1 if isinstance(call, EmbedCall | RerankCall | SpeechCall | ImageCall) else 0
 
 
 def warm_up_call(id: str, facts: ModelFacts) -> Call:
@@ -477,6 +467,8 @@ def warm_up_call(id: str, facts: ModelFacts) -> Call:
         return RerankCall(id, "Hello", [prompt])
     if facts.kind == "speech":
         return SpeechCall(id, str(SILENCE), vad=None, temperatures=(0.0,))
+    if facts.kind == "image":
+        return ImageCall(id, "Hello", seed=0, steps=1)
     greedy, tokens = Sampling(temperature=0.0), min(WARM_UP_TOKENS, quarter)
     if facts.chat:
         return TextCall(id, messages=[Message("user", prompt)], sampling=greedy, max_tokens=tokens)

@@ -6,7 +6,7 @@ import re
 from typer.testing import CliRunner
 
 from oxlo_local.cli import app
-from oxlo_local.cli.ps import File, progress
+from oxlo_local.cli.ps import Drawing, File, drawn, progress
 from tests.conftest import RunningServer
 
 
@@ -31,3 +31,7 @@ def test_json_has_everything(server: RunningServer) -> None:
 def test_how_far_a_file_is() -> None:
     assert progress(File("e_1", 750.4, 3600.0)) == "e_1 0:12:30 of 1:00:00 (21%)"
     assert progress(File("e_1", 750.4, None)) == "e_1 0:12:30"
+
+
+def test_how_far_images_are() -> None:
+    assert drawn(Drawing("e_1", 2, 7, 20)) == "e_1 image 3, step 7 of 20 (35%)"

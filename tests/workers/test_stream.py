@@ -18,7 +18,7 @@ from oxlo_local.calls import (
     TokenLogprob,
     Usage,
 )
-from oxlo_local.workers.stream import UNREAD_MAX, Stream
+from oxlo_local.workers.stream import UNREAD_MAX, Drawing, Progress, Stream
 
 
 def new() -> tuple[Stream, list[str]]:
@@ -107,6 +107,7 @@ async def test_what_says_how_far_a_file_is_heard_is_no_output() -> None:
     assert stream.heard == Heard("a", 0.0, 60.0)
     stream.push(Heard("a", 12.5, 60.0), 2.0)
     assert stream.heard == Heard("a", 12.5, 60.0) and stream.first_output_at is None
+    assert stream.file == Progress("a", 12.5, 60.0) and stream.drawing is None
     stream.push(segment(0), 3.0)
     assert stream.first_output_at == 3.0
 
@@ -135,6 +136,7 @@ async def test_an_image_is_output_when_it_is_complete() -> None:
     stream.push(Drawn("a", 0, b"x", 64, 32, 7), 3.0)
     stream.push(Drawn("a", 1, b"y", 64, 32, 8), 4.0)
     assert (stream.first_output_at, stream.images, stream.size) == (3.0, 2, (64, 32))
+    assert stream.drawing == Drawing("a", 2, 1, 4) and stream.file is None
 
 
 async def test_a_slow_reader_is_told_only_the_last_step_and_every_image() -> None:
