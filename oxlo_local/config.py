@@ -140,6 +140,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     idempotency_total_bytes: Annotated[
         Count, about("bytes of all kept answers together; beyond it the oldest are removed")
     ] = 1024 * 1024 * 1024
+    outputs_hours: Annotated[
+        Interval, about("hours for which an image that was answered by url can be had there")
+    ] = 24
     default_price_usd: Annotated[
         Decimal, about("price of a request to a local file that has no entry in models.toml")
     ] = Decimal("0.0010")
@@ -213,6 +216,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.home / "uploads"
 
     @property
+    def outputs_dir(self) -> Path:
+        """One file for each image that an answer told the address of."""
+        return self.home / "outputs"
+
+    @property
     def chat_history(self) -> Path:
         """The questions of `oxlo chat --history`."""
         return self.home / "chat_history"
@@ -220,7 +228,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def content_paths(self) -> tuple[Path, ...]:
         """What may hold the words of users: `oxlo purge` removes these, and nothing else of ours may hold any."""
-        return (self.home / "outputs", self.uploads_dir, self.replays_dir, self.chat_history)
+        return (self.outputs_dir, self.uploads_dir, self.replays_dir, self.chat_history)
 
     def make_home(self) -> None:
         """Create the data folder, for this user's eyes only.

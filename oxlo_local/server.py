@@ -42,6 +42,7 @@ from oxlo_local.inference import Inference
 from oxlo_local.keys import Keys
 from oxlo_local.ledger import Ledger
 from oxlo_local.metrics import Metrics
+from oxlo_local.outputs import Outputs
 from oxlo_local.replays import Replays
 from oxlo_local.store import Store
 from oxlo_local.uploads import Uploads
@@ -131,6 +132,8 @@ class House:
         self.replays = Replays(db, ledger.instance_id, settings)
         self.uploads = Uploads(settings.uploads_dir, ledger.instance_id, settings.locks_dir)
         self.uploads.sweep()
+        self.outputs = Outputs(settings.outputs_dir, settings.outputs_hours)
+        self.outputs.sweep()
         self.admin_token = secrets.token_urlsafe(32)
         self.draining = False
         self.rehearsed = False
@@ -146,6 +149,7 @@ class House:
             ledger=ledger,
             replays=self.replays,
             uploads=self.uploads,
+            outputs=self.outputs,
             db=db,
             metrics=metrics,
             admin_token=self.admin_token,
@@ -269,6 +273,7 @@ class House:
                 await self.ledger.sweep()
                 await self.replays.tidy()
                 await asyncio.to_thread(self.uploads.sweep)
+                await asyncio.to_thread(self.outputs.sweep)
             except LedgerUnavailable as error:
                 logger.error("the ledger cannot be swept: %s", error)
 

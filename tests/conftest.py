@@ -272,3 +272,30 @@ def speech_model(home: Path) -> str:
         f'[models.whisper]\nkind = "speech"\nengine = "speech"\nfile = "{home / "whisper"}"\nprice_usd = 0.0010\n'
     )
     return "whisper"
+
+
+@pytest.fixture(scope="session")
+def painter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server over `painter`, an image model of random numbers: what it draws is noise, all else is real."""
+    pytest.importorskip("diffusers", reason="the image engine is not installed")
+    folder = tmp_path_factory.mktemp("painter")
+    home = folder / "home"
+    home.mkdir()
+    running = await_ready(launch(home, folder / "serve.log", (image_model(home),), {}))
+    yield running
+    running.stop()
+
+
+def image_model(home: Path) -> str:
+    """Makes that model, and the configuration that knows it by the id that is returned."""
+    from oxlo_local import random_diffuser
+
+    random_diffuser.write(home / "painter")
+    (home / "config.toml").touch()
+    (home / "models.toml").write_text(
+        f'[models.painter]\nkind = "image"\nengine = "image"\nfile = "{home / "painter"}"\nprice_usd = 0.0010\n'
+        "image = { sizes = [[64, 64], [64, 96]], steps = 4 }\n"
+        'prices = [{ provider = "bfl", model = "x", per_image = 0.014, match = "nearest", '
+        'date = "2026", source = "a test" }]\n'
+    )
+    return "painter"

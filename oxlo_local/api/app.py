@@ -33,6 +33,7 @@ from oxlo_local.api import (
     completions,
     embeddings,
     guard,
+    images,
     messages,
     models,
     once,
@@ -66,13 +67,17 @@ Answer = Callable[[State, Request], Awaitable[ASGIApp]]
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One route: who may ask (`anyone` needs no key, ever), and what body it takes."""
+    """One route: who may ask (`anyone` needs no key, ever), and what body it takes.
+
+    The path of a `secret` one is what lets its caller in, so it is in no log.
+    """
 
     method: str
     path: str
     answer: Answer
     who: str = "user"
-    takes: Literal["nothing", "json", "form"] = "nothing"
+    takes: Literal["nothing", "json", "form", "json or form"] = "nothing"
+    secret: bool = False
 
 
 ROUTES = (
@@ -91,6 +96,10 @@ ROUTES = (
     Endpoint("POST", "/v1/rerank", rerank.create, takes="json"),
     Endpoint("POST", "/v1/audio/transcriptions", audio.transcribe, takes="form"),
     Endpoint("POST", "/v1/audio/translations", audio.translate, takes="form"),
+    Endpoint("POST", "/v1/images/generations", images.generate, takes="json"),
+    Endpoint("POST", "/v1/images/edits", images.edit, takes="json or form"),
+    Endpoint("POST", "/v1/images/variations", images.vary, takes="json or form"),
+    Endpoint("GET", images.OUTPUT_PATH, images.output, who="anyone", secret=True),
     Endpoint("POST", "/tokenize", tokens.tokenize, takes="json"),
     Endpoint("POST", "/detokenize", tokens.detokenize, takes="json"),
     Endpoint("POST", "/apply-template", tokens.apply_template, takes="json"),
@@ -124,13 +133,14 @@ class Guarded:
         endpoint, request = self._endpoint, Request(scope, receive, send)
         exchange = exchange_of(request)
         exchange.endpoint = endpoint.path
-        exchange.body_left = endpoint.takes == "form"  # too much to be sent before the answer is heard
+        form = endpoint.takes == "form" or (endpoint.takes == "json or form" and guard.is_form(request))
+        exchange.body_left = form  # too much to be sent before the answer is heard
         if endpoint.who != "anyone":
             exchange.caller = await guard.admit(self._state, request, admin=endpoint.who == "admin")
-        if endpoint.takes == "json":
-            guard.require_json(request)
-        elif endpoint.takes == "form":
+        if form:
             guard.require_form(request)
+        elif endpoint.takes != "nothing":
+            guard.require_json(request)
         key = once.key_of(request)
         if key is None:
             await self._answer(scope, receive, send)
@@ -159,7 +169,8 @@ def _cors(state: State) -> list[Middleware]:
 
 # -- the frame --------------------------------------------------------------------------------------------------------
 
-_PROBES = frozenset(each.path for each in ROUTES if each.who == "anyone")  # asked all the time
+_SECRET = frozenset(each.path for each in ROUTES if each.secret)
+_PROBES = frozenset(each.path for each in ROUTES if each.who == "anyone") - _SECRET  # asked all the time
 _EXPOSED = (
     "x-request-id",
     "request-id",
@@ -194,9 +205,10 @@ class Frame:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        asked_id = Headers(scope=scope).get("x-request-id", "")
+        asked = Headers(scope=scope)
+        asked_id = asked.get("x-request-id", "")
         exchange = Exchange(asked_id if SANE_ID.fullmatch(asked_id) else _new_id())
-        exchange.dialect = dialect_of(scope["path"])
+        exchange.dialect = dialect_of(scope["path"], asked)
         scope["oxlo.exchange"] = exchange
         logs.request_id.set(exchange.request_id)
 
@@ -238,6 +250,8 @@ class Frame:
         self._metrics.request_finished(exchange.endpoint, exchange.model, status, exchange.seconds)
         # The path as it came, percent-encoded: it cannot forge a line. The query is left out.
         path = scope.get("raw_path", b"").decode("ascii", "backslashreplace")[:200]
+        if exchange.endpoint in _SECRET:
+            path = exchange.endpoint
         entry = exchange.entry.id if exchange.entry is not None else "-"
         log.log(
             logging.DEBUG if exchange.endpoint in _PROBES else self._log_level,

@@ -7,12 +7,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from oxlo_local.api.exchange import State, exchange_of
 from oxlo_local.api.stream import RunAnswer, facts_of
-from oxlo_local.api.upload import Form, read_form
+from oxlo_local.api.upload import Form, Takes, read_form
 from oxlo_local.errors import BadRequest
 from oxlo_local.protocol import parts
 from oxlo_local.protocol.audio import answer
 from oxlo_local.protocol.audio.request import FILE, Task, decode, to_call
 from oxlo_local.uploads import Upload
+
+TAKES = Takes({FILE: 1})
 
 
 async def transcribe(state: State, request: Request) -> ASGIApp:
@@ -28,7 +30,7 @@ async def translate(state: State, request: Request) -> ASGIApp:
 async def _answer(state: State, task: Task, scope: Scope, receive: Receive, send: Send) -> None:
     """The file is on the disk for as long as this runs."""
     request = Request(scope, receive)
-    async with read_form(request, state.uploads, state.settings.max_upload_bytes, FILE) as form:
+    async with read_form(request, state.uploads, state.settings.max_upload_bytes, TAKES) as form:
         await _run(state, request, task, form)(scope, receive, form.gone_before(send))
 
 
@@ -53,8 +55,9 @@ def _run(state: State, request: Request, task: Task, form: Form) -> RunAnswer:
 
 def _sent(form: Form) -> Upload:
     """The file. Raises BadRequest where there is none, or nothing in it."""
-    if form.file is None:
+    files = form.of(FILE)
+    if not files:
         raise BadRequest("Missing required parameter: 'file'; send it as a part with a filename.", param=FILE)
-    if form.file.size == 0:
+    if files[0].size == 0:
         raise BadRequest("'file' is empty; send a file with sound in it.", param=FILE)
-    return form.file
+    return files[0]

@@ -16,6 +16,7 @@ from oxlo_local.inference import Caller, Inference, Run
 from oxlo_local.keys import Keys
 from oxlo_local.ledger import Entry, Ledger
 from oxlo_local.metrics import Metrics
+from oxlo_local.outputs import Outputs
 from oxlo_local.protocol.dialect import OPENAI, Dialect
 from oxlo_local.replays import Replays
 from oxlo_local.uploads import Uploads
@@ -48,6 +49,7 @@ class State:
     ledger: Ledger
     replays: Replays
     uploads: Uploads
+    outputs: Outputs
     db: Database
     metrics: Metrics
     admin_token: str

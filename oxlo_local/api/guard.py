@@ -99,6 +99,11 @@ def _is_own_name(host: str, settings: Settings) -> bool:
         return False
 
 
+def is_form(connection: HTTPConnection) -> bool:
+    """Whether the body is declared as a form with files."""
+    return connection.headers.get("content-type", "").partition(";")[0].strip().lower() == FORM
+
+
 def require_json(connection: HTTPConnection) -> None:
     """Raise UnsupportedMediaType unless the body is declared as plain UTF-8 JSON."""
     kind, _, parameters = connection.headers.get("content-type", "").partition(";")
@@ -113,8 +118,7 @@ def require_form(connection: HTTPConnection) -> None:
 
     A page can send one across origins without asking; its Origin gives it away (`refuse_web_pages`).
     """
-    kind = connection.headers.get("content-type", "").partition(";")[0]
-    if kind.strip().lower() != FORM:
+    if not is_form(connection):
         raise UnsupportedMediaType(f"Send the body as a form with its file: `Content-Type: {FORM}`.")
     _refuse_encoding(connection)
 

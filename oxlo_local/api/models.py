@@ -1,12 +1,17 @@
-"""GET /v1/models and /v1/models/{id}: what is embedded, pulled or attached, and how it is."""
+"""GET /v1/models and /v1/models/{id}: what is embedded, pulled or attached, and how it is; also as Anthropic has it."""
 
+from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
 from oxlo_local import lineup
-from oxlo_local.api.exchange import State
+from oxlo_local.api.exchange import State, exchange_of
+from oxlo_local.calls import ImageFacts
 from oxlo_local.catalogue import Model
 from oxlo_local.protocol import models as wire
+from oxlo_local.protocol.dialect import ANTHROPIC
+from oxlo_local.protocol.images.request import named
+from oxlo_local.protocol.messages import models as anthropic
 
 _STATUS: dict[str, wire.Status] = {
     "starting": "loading",
@@ -21,13 +26,17 @@ _STATUS: dict[str, wire.Status] = {
 
 async def listing(state: State, request: Request) -> Response:
     """All models that are here: embedded, pulled or attached."""
-    return _json(wire.listing([_item(state, model) for model in state.catalogue.here()]))
+    items = [_item(state, model) for model in state.catalogue.here()]
+    if exchange_of(request).dialect is ANTHROPIC:
+        return _json(anthropic.listing(items, request.query_params))
+    return _json(wire.listing(items))
 
 
 async def one(state: State, request: Request) -> Response:
     """One model, by id, alias or near spelling; 404 with the nearest names, or the `oxlo pull` that fetches it."""
     resolved = state.catalogue.resolve(request.path_params["model"])
-    return _json(wire.item(_item(state, resolved.model)))
+    item = _item(state, resolved.model)
+    return _json(anthropic.item(item) if exchange_of(request).dialect is ANTHROPIC else wire.item(item))
 
 
 def _item(state: State, model: Model) -> wire.ModelItem:
@@ -44,6 +53,21 @@ def _item(state: State, model: Model) -> wire.ModelItem:
         price_usd=model.price_micros / 1_000_000,
         display_name=model.display_name,
         vision=lineup.sees(model) if facts is None else facts.sees,
+        image=_drawing(facts.image) if facts is not None and facts.image is not None else UNSET,
+    )
+
+
+def _drawing(facts: ImageFacts) -> wire.ImageItem:
+    return wire.ImageItem(
+        modes=[*facts.modes],
+        sizes=[named(size) for size in facts.sizes],
+        steps=facts.steps,
+        max_steps=facts.max_steps,
+        guidance=facts.guidance if facts.guided else None,
+        negative_prompt=facts.negative,
+        strength=facts.strength or None,
+        max_images=facts.max_images if "redraw" in facts.modes else 0,
+        loras=facts.loras,
     )
 
 

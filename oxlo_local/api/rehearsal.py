@@ -82,6 +82,10 @@ def _requests(state: State, only: Collection[str] | None) -> Iterator[bytes]:
         if worker.facts.kind == "speech":
             yield _spoken(worker.model, admin)
             continue
+        if worker.facts.kind == "image":
+            drawn = {"model": worker.model, "prompt": WORDS, "steps": 1}
+            yield _request("POST", "/v1/images/generations", admin, msgspec.json.encode(drawn))
+            continue
         if worker.facts.kind != "chat":
             yield _pooled(worker.model, worker.facts.kind, admin)
             continue

@@ -13,7 +13,7 @@ its row is closed.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from oxlo_local.api.exchange import SANE_ID, Exchange, State, exchange_of
-from oxlo_local.calls import Call, CallBroken, Done, Event, Finished, Output, Segment, Started
+from oxlo_local.calls import Call, CallBroken, Done, Drawn, Event, Finished, Output, Segment, Started
 from oxlo_local.catalogue import Model
 from oxlo_local.entry import Kind
 from oxlo_local.errors import BadRequest, Cancelled, OxloError, ServerError, UnsupportedValue
@@ -38,6 +38,7 @@ ENDPOINTS: dict[Kind, str] = {
     "embedding": "/v1/embeddings",
     "rerank": "/v1/rerank",
     "speech": "/v1/audio/transcriptions or /v1/audio/translations",
+    "image": "/v1/images/generations, /v1/images/edits or /v1/images/variations",
 }
 READ_AHEAD = 64  # events taken but not yet written; beyond it the run's own queue holds and joins them
 
@@ -142,7 +143,7 @@ class Feed:
 
 
 class Pace:
-    """Times what comes up: first output, the gaps between a choice's tokens, usage and length of audio at the end."""
+    """Times what comes up: first output, the gaps between a choice's tokens; at the end usage, audio, images."""
 
     def __init__(self, metrics: Metrics, exchange: Exchange, model: str) -> None:
         self._metrics = metrics
@@ -157,7 +158,7 @@ class Pace:
         """Note an event at the moment it comes."""
         if isinstance(event, CallBroken):
             self._metrics.broken_call(self._model)
-        if isinstance(event, Output | Segment) and self._silent:
+        if isinstance(event, Output | Segment | Drawn) and self._silent:
             self._metrics.first_output(self._model, self._exchange.seconds)
             self._silent = False
         if isinstance(event, Output):
@@ -172,14 +173,22 @@ class Pace:
             self._started = time.perf_counter()
         elif isinstance(event, Done):
             self._metrics.tokens(self._model, event.usage)
+            seconds = time.perf_counter() - self._started
             if event.usage.audio_seconds:
-                self._metrics.heard(
-                    self._model, event.usage.audio_seconds, time.perf_counter() - self._started
-                )
+                self._metrics.heard(self._model, event.usage.audio_seconds, seconds)
+            if event.usage.images:
+                self._metrics.drawn(self._model, event.usage.images, seconds)
+
+
+async def _nothing(events: Sequence[Event]) -> None:
+    """Most events need nothing done before they are rendered."""
 
 
 class RunAnswer:
-    """The ASGI answer of an endpoint that runs a model: opens the run, writes what comes of it, closes it."""
+    """The ASGI answer of an endpoint that runs a model: opens the run, writes what comes of it, closes it.
+
+    `before` is awaited with events before they are rendered. `complete` says whether the answer's end was reached.
+    """
 
     def __init__(
         self,
@@ -193,7 +202,9 @@ class RunAnswer:
         streamed: bool = False,
         kind: Kind = "chat",
         media_type: bytes = b"application/json",
+        before: Callable[[Sequence[Event]], Awaitable[None]] = _nothing,
     ) -> None:
+        self.complete = False
         self._state = state
         self._exchange = exchange
         self._request = request
@@ -203,6 +214,7 @@ class RunAnswer:
         self._streamed = streamed
         self._kind = kind
         self._media_type = media_type
+        self._before = before
         self._begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -236,13 +248,16 @@ class RunAnswer:
             silence = state.settings.heartbeat_seconds if self._streamed else None
             async with Feed(run, receive, pace.see, silence) as feed:
                 async for events in feed:
+                    await self._before(events)
                     data = b"".join(map(renderer.add, events))
                     if events and isinstance(events[-1], Done):
                         end = self._end(data)
                         await exchange.keep(end)
+                        self.complete = True
                         return end
                     if self._streamed and (data or not events):
                         await self._write(send, data or exchange.dialect.heartbeat)
+                        run.delivered += sum(isinstance(event, Drawn) for event in events)
         raise ServerError("The answer ended without being complete.")
 
     def _call(self, model: Model) -> Call:
@@ -273,7 +288,9 @@ def require_kind(model: Model, kind: Kind) -> None:
         )
 
 
-def facts_of(request: Request, metadata: Mapping[str, str] | None, tier: Tier | None = None) -> RequestFacts:
+def facts_of(
+    request: Request, metadata: Mapping[str, str] | None, tier: Tier | None = None, units: int = 1
+) -> RequestFacts:
     """What is to be known of a request besides its caller and its work. Raises BadRequest for an odd `x-oxlo-chain`."""
     exchange = exchange_of(request)
     chain = request.headers.get("x-oxlo-chain")
@@ -286,7 +303,7 @@ def facts_of(request: Request, metadata: Mapping[str, str] | None, tier: Tier | 
         endpoint=exchange.endpoint,
         chain_id=chain,
         metadata=metadata,
-        units=1,
+        units=units,
         claim_id=exchange.claim_id,
         tier=tier,
     )

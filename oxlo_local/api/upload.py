@@ -1,13 +1,15 @@
-"""Reading a form (multipart/form-data) from the wire: its file to disk as it comes, its text fields to memory.
+"""Reading a form (multipart/form-data) from the wire: its files to disk as they come, its text fields to memory.
 
 python-multipart finds the parts; what it lets pass is refused here: a form without an end, fields without number or
 measure, a body that is shorter than it was announced. Pieces are parsed and written in a thread, one after another, so
 that neither a slow disk nor a hostile form holds up the streams of others; the client is read no faster than that.
+Files that came in JSON are laid beside them, so that the engines know files only.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+import re
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,20 +30,38 @@ logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a bad form i
 
 MAX_FIELDS: Final = 100
 MAX_FIELD_BYTES: Final = 64 * 1024
+_LISTED: Final = re.compile(r"\[\d*\]$")  # as `image[]` and `image[0]` end
 _LAST_BYTES: Final = 2  # a line feed may come after the form, in a packet of its own
 _AS_IT_IS: Final = frozenset((b"", b"7bit", b"8bit", b"binary"))
 
 
+@dataclass(frozen=True)
+class Takes:
+    """The files of a form: how many of each name, and how large one may be. `image[]` is another `image`."""
+
+    most: Mapping[str, int]
+    bytes: int | None = None
+
+    def stem(self, name: str) -> str | None:
+        """The name that a part's file is kept under; None for one that is dropped."""
+        stem = _LISTED.sub("", name)
+        return stem if stem in self.most else None
+
+
 @dataclass
 class Form:
-    """A form that has been read: text fields in their order, the file, the names of other files, which were dropped."""
+    """A form that has been read: text fields in their order, its files by name, the names of others, dropped ones."""
 
     fields: list[tuple[str, str]] = field(default_factory=list)
-    file: Upload | None = None
+    files: dict[str, list[Upload]] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
 
+    def of(self, name: str) -> list[Upload]:
+        """The files of that name."""
+        return self.files.get(name, [])
+
     def gone_before(self, send: Send) -> Send:
-        """`send`, which removes the file before the end of an answer: whoever has read it all may count on that."""
+        """`send`, which removes the files before the end of an answer: whoever has read it all may count on that."""
 
         async def removing(message: Message) -> None:
             if message["type"] == "http.response.body" and not message.get("more_body", False):
@@ -51,22 +71,26 @@ class Form:
         return removing
 
     async def remove(self) -> None:
-        """Nobody needs the file any more."""
-        if self.file is not None:
-            await _in_thread(self.file.remove)
+        """Nobody needs the files any more."""
+        if self.files:
+            await _in_thread(self._remove)
+
+    def _remove(self) -> None:
+        for file in (file for files in self.files.values() for file in files):
+            file.remove()
 
 
 @asynccontextmanager
-async def read_form(request: Request, uploads: Uploads, limit: int, file_name: str) -> AsyncIterator[Form]:
-    """The form in a body of up to `limit` bytes, whose file is the part called `file_name`.
+async def read_form(request: Request, uploads: Uploads, limit: int, takes: Takes) -> AsyncIterator[Form]:
+    """The form in a body of up to `limit` bytes.
 
-    Leaving the context removes the file, unless that has been done. Raises BadRequest, TooLarge, Cancelled, and
+    Leaving the context removes the files, unless that has been done. Raises BadRequest, TooLarge, Cancelled, and
     Unavailable when the disk is full.
     """
     exchange_of(request).body_left = True
-    reader = _Reader(_boundary(request), file_name, uploads)
+    reader = _Reader(_boundary(request), takes, uploads)
     try:
-        async for piece in _pieces(request, limit):
+        async for piece in _pieces(request, limit, next(iter(takes.most))):
             if len(piece) <= BIG_BODY:
                 reader.feed(piece)
             else:
@@ -78,6 +102,26 @@ async def read_form(request: Request, uploads: Uploads, limit: int, file_name: s
         await reader.form.remove()
 
 
+@asynccontextmanager
+async def laid_down(uploads: Uploads, files: Sequence[tuple[str, bytes]]) -> AsyncIterator[Form]:
+    """A form with these files by name, which came in memory. Leaving it removes them. Raises Unavailable."""
+    form = Form()
+
+    def write() -> None:
+        for name, data in files:
+            file = uploads.begin()
+            form.files.setdefault(name, []).append(file)
+            file.write(data)
+            file.finish()
+
+    try:
+        if files:
+            await _in_thread(write)
+        yield form
+    finally:
+        await form.remove()
+
+
 def _boundary(request: Request) -> bytes:
     """Raises BadRequest where the header names none that can be used."""
     _, options = parse_options_header(request.headers.get("content-type", ""))
@@ -87,16 +131,16 @@ def _boundary(request: Request) -> bytes:
     return boundary
 
 
-async def _pieces(request: Request, limit: int) -> AsyncIterator[bytes]:
+async def _pieces(request: Request, limit: int, name: str) -> AsyncIterator[bytes]:
     """The body as it comes. Raises TooLarge from its declared length, or as soon as more than `limit` has come."""
     size = 0
     if _declared(request) > limit:
-        raise _too_large(limit)
+        raise _too_large(limit, name)
     try:
         async for piece in request.stream():
             size += len(piece)
             if size > limit:
-                raise _too_large(limit)
+                raise _too_large(limit, name)
             if piece:
                 yield piece
     except ClientDisconnect:
@@ -118,10 +162,10 @@ def _check_length(request: Request, reader: "_Reader") -> None:
         )
 
 
-def _too_large(limit: int) -> TooLarge:
+def _too_large(limit: int, name: str) -> TooLarge:
     return TooLarge(
         f"The form is larger than {limit} bytes, which is this server's limit (max_upload_bytes).",
-        param="file",
+        param=name,
     )
 
 
@@ -138,11 +182,11 @@ async def _in_thread(work: Callable[[], None]) -> None:
 class _Reader:
     """A form from its pieces, whose borders do not matter."""
 
-    def __init__(self, boundary: bytes, file_name: str, uploads: Uploads) -> None:
+    def __init__(self, boundary: bytes, takes: Takes, uploads: Uploads) -> None:
         self.form = Form()
         self.size = 0
         self.ended = False
-        self._file_name = file_name
+        self._takes = takes
         self._uploads = uploads
         self._part = _Part()
         self._parts = 0
@@ -194,37 +238,40 @@ class _Reader:
     def _open(self) -> None:
         part = self._part
         part.read_headers()
-        if part.name != self._file_name or not part.is_file:
+        stem = self._takes.stem(part.name)
+        if stem is None or not part.is_file:
             return
-        if self.form.file is not None:
-            raise BadRequest(
-                f"The form has two parts called '{self._file_name}'; send one file a request.",
-                param=self._file_name,
-            )
-        self.form.file = self._uploads.begin()
+        files, most = self.form.files.setdefault(stem, []), self._takes.most[stem]
+        if len(files) == most:
+            few = "one file" if most == 1 else f"at most {most} files"
+            raise BadRequest(f"The form has more parts called '{stem}' than it may; send {few}.", param=stem)
+        part.file = self._uploads.begin()
+        files.append(part.file)
 
     def _take(self, data: bytes, start: int, end: int) -> None:
         part = self._part
-        if part.is_file and part.name != self._file_name:
-            return
-        if part.is_file and self.form.file is not None:
-            self.form.file.write(data[start:end])
-            return
-        part.text += data[start:end]
-        if len(part.text) > MAX_FIELD_BYTES:
-            raise BadRequest(
-                f"The field {printable(part.name)} is longer than {MAX_FIELD_BYTES} bytes.",
-                param=part.name[:100],
-            )
+        if part.file is not None:
+            part.file.write(data[start:end])
+            if self._takes.bytes is not None and part.file.size > self._takes.bytes:
+                raise TooLarge(
+                    f"'{part.name[:100]}' is larger than {self._takes.bytes:,} bytes.", param=part.name[:100]
+                )
+        elif not part.is_file:
+            part.text += data[start:end]
+            if len(part.text) > MAX_FIELD_BYTES:
+                raise BadRequest(
+                    f"The field {printable(part.name)} is longer than {MAX_FIELD_BYTES} bytes.",
+                    param=part.name[:100],
+                )
 
     def _close(self) -> None:
         part = self._part
-        if not part.is_file:
-            self.form.fields.append((part.name, part.decoded()))
-        elif part.name != self._file_name:
+        if part.file is not None:
+            part.file.finish()
+        elif part.is_file:
             self.form.dropped.append(part.name)
-        elif self.form.file is not None:
-            self.form.file.finish()
+        else:
+            self.form.fields.append((part.name, part.decoded()))
 
 
 class _Part:
@@ -234,6 +281,7 @@ class _Part:
         self.headers: dict[bytes, bytes] = {}
         self.name = ""
         self.is_file = False
+        self.file: Upload | None = None  # that it is written to; None for a text, or a file that is dropped
         self.text = bytearray()
 
     def read_headers(self) -> None:

@@ -3,9 +3,27 @@
 from typing import Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 Status = Literal["ready", "loading", "stopped", "failed"]
+
+
+class ImageItem(Struct, frozen=True, kw_only=True):
+    """What a loaded image model does, and does where a request leaves it open. Sizes are WIDTHxHEIGHT, its own first.
+
+    `guidance` None: it takes no `guidance_scale`; `strength` None: no `strength`. `max_images`: that one request may
+    start from.
+    """
+
+    modes: list[str]
+    sizes: list[str]
+    steps: int
+    max_steps: int
+    guidance: float | None
+    negative_prompt: bool
+    strength: float | None
+    max_images: int
+    loras: list[str]
 
 
 class ModelItem(Struct, frozen=True, kw_only=True):
@@ -24,6 +42,7 @@ class ModelItem(Struct, frozen=True, kw_only=True):
     price_usd: float
     display_name: str
     vision: bool = False
+    image: ImageItem | UnsetType = UNSET  # of image models, once they are loaded
 
 
 def item(model: ModelItem) -> bytes:

@@ -29,6 +29,7 @@ from oxlo_local.inference import Inference
 from oxlo_local.keys import Keys
 from oxlo_local.ledger import Ledger
 from oxlo_local.metrics import Metrics
+from oxlo_local.outputs import Outputs
 from oxlo_local.random_model import Shape, write
 from oxlo_local.replays import Replays
 from oxlo_local.server import ledger_of, listen, url_of
@@ -129,6 +130,7 @@ class Site:
             ledger=ledger,
             replays=Replays(db, ledger.instance_id, self.settings),
             uploads=Uploads(self.settings.uploads_dir, ledger.instance_id, self.settings.locks_dir),
+            outputs=Outputs(self.settings.outputs_dir, self.settings.outputs_hours),
             db=db,
             metrics=Metrics(self.fleet.status),
             admin_token=ADMIN_TOKEN,

@@ -242,7 +242,7 @@ def test_a_wrong_field_is_named_within_a_second_and_leaves_no_row(
         ([], "Missing required parameter: 'file'"),
         ([("file", (None, "hello"))], "must be a file"),
         ([("file", ("a.wav", b""))], "empty"),
-        ([("file", ("a.wav", b"x")), ("file", ("b.wav", b"y"))], "two parts"),
+        ([("file", ("a.wav", b"x")), ("file", ("b.wav", b"y"))], "send one file"),
         ([("audio", ("a.wav", b"x"))], "Missing required parameter: 'file'"),
     ],
 )

@@ -17,13 +17,16 @@ from tests.openai_description import judge
 
 CHAT = "/v1/chat/completions"
 OPEN = {"/healthz", "/readyz"}
-GUARDED = [endpoint for endpoint in ROUTES if endpoint.path not in OPEN]
+# Whoever knows the name may have the file: browsers and OpenAI's clients fetch it without a key. The name is 128 random
+# bits that expire, is told to nobody but the client that asked for the image, and stands in no log.
+CAPABILITIES = {"/v1/outputs/{name}"}
+GUARDED = [endpoint for endpoint in ROUTES if endpoint.path not in OPEN | CAPABILITIES]
 
 
 def ask(site: Site, endpoint: Endpoint, **headers: str) -> httpx.Response:
     """Ask with a body that some endpoints will find something missing in: who may ask is looked at before."""
-    path = endpoint.path.replace("{model:path}", "echo")
-    body = {**chat_body(), "prompt": "x"} if endpoint.takes == "json" else None
+    path = endpoint.path.replace("{model:path}", "echo").replace("{name}", "0" * 32 + ".png")
+    body = {**chat_body(), "prompt": "x"} if "json" in endpoint.takes else None
     files = {"file": ("a.wav", b"x")} if endpoint.takes == "form" else None
     return site.client.request(endpoint.method, path, headers=headers, json=body, files=files)
 
@@ -42,8 +45,9 @@ def is_error(answer: httpx.Response, status: int, code: str) -> None:
     assert answer.headers["x-should-retry"] == "false"
 
 
-def test_only_health_is_open_to_anyone() -> None:
-    assert {endpoint.path for endpoint in ROUTES if endpoint.who == "anyone"} == OPEN
+def test_only_health_and_outputs_are_open_to_anyone() -> None:
+    assert {endpoint.path for endpoint in ROUTES if endpoint.who == "anyone"} == OPEN | CAPABILITIES
+    assert {endpoint.path for endpoint in ROUTES if endpoint.secret} == CAPABILITIES
     admin = {endpoint.path for endpoint in ROUTES if endpoint.who == "admin"}
     assert {"/metrics", "/admin/workers"} <= admin
     assert {endpoint.path for endpoint in ROUTES if "admin" in endpoint.path} <= admin
@@ -80,6 +84,8 @@ def test_with_keys_in_force_every_route_wants_one(start_site: StartSite) -> None
             answer = ask(site, endpoint, **{name: value.format(**forms) for name, value in headers.items()})
             if endpoint.path in OPEN:
                 assert answer.status_code == 200
+            elif endpoint.path in CAPABILITIES:
+                is_error(answer, 404, "not_found")
             else:
                 is_error(answer, 401, "invalid_api_key")
                 assert answer.headers["www-authenticate"] == "Bearer" and user not in answer.text

@@ -1,159 +1,559 @@
-"""Images through everything: `oxlo serve` with an encoder beside the model, asked over HTTP."""
+"""Images over real HTTP: drawn, drawn again and masked, every way to send them wrong, and what they cost.
+
+What a model of random numbers draws is noise; what is asked here is all the rest.
+"""
 
 import base64
-import struct
-import threading
+import io
+import json
+import os
+import re
+import signal
+import sqlite3
 import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from openai import BadRequestError, OpenAI
 
-from tests.conftest import RunningServer, await_ready, launch
-from tests.vision import Files, png, sighted_files
+from oxlo_local.outputs import NAME
+from tests.conftest import RunningServer, StartServer, gone, until
+from tests.openai_description import events_of, judge
 
-__all__ = ["sighted_files"]
+Image = pytest.importorskip("PIL.Image", reason="the image engine is not installed")
 
-
-@pytest.fixture(scope="module")
-def seeing(sighted_files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    folder = tmp_path_factory.mktemp("seeing")
-    home = folder / "home"
-    home.mkdir()
-    (home / "config.toml").touch()
-    model, _ = sighted_files("qwen2vl")
-    arguments = (str(model), "--parallel", "4", "--threads", "1", "--ctx", "2048")
-    server = await_ready(launch(home, folder / "serve.log", arguments, {}))
-    try:
-        yield server
-    finally:
-        server.stop()
+DRAW, EDIT, VARY = "/v1/images/generations", "/v1/images/edits", "/v1/images/variations"
 
 
-@pytest.fixture
-def client(seeing: RunningServer) -> Iterator[OpenAI]:
-    with OpenAI(base_url=f"{seeing.url}/v1", api_key="none", max_retries=0) as client:
-        yield client
+def picture(
+    form: str = "PNG",
+    mode: str = "RGB",
+    size: tuple[int, int] = (64, 64),
+    color: object = "red",
+    **save: object,
+) -> bytes:
+    """A file of one colour."""
+    file = io.BytesIO()
+    Image.new(mode, size, color).save(file, form, **save)
+    return file.getvalue()
 
 
-def content(*parts: str) -> list[Any]:
-    return [
-        {"type": "image_url", "image_url": {"url": part}}
-        if part.startswith(("data:", "http"))
-        else {"type": "text", "text": part}
-        for part in parts
+def mask(size: tuple[int, int] = (64, 64)) -> bytes:
+    """Its left half may be drawn anew."""
+    image = Image.new("RGBA", size, (0, 0, 0, 255))
+    image.paste((0, 0, 0, 0), (0, 0, size[0] // 2, size[1]))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+RED, MASK = picture(), mask()
+
+
+def text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def draw(
+    server: RunningServer, path: str = DRAW, headers: dict[str, str] | None = None, **fields: object
+) -> Any:
+    body = {"model": "painter", "prompt": "a red circle", **fields}
+    sent = {name: value for name, value in body.items() if value is not None}
+    return httpx.post(server.url + path, content=json.dumps(sent), headers=_json(headers), timeout=50)
+
+
+def _json(headers: dict[str, str] | None) -> dict[str, str]:
+    return {"content-type": "application/json", **(headers or {})}
+
+
+def form(server: RunningServer, files: list[Any], path: str = EDIT, **fields: str) -> Any:
+    data = {"model": "painter", "prompt": "a red circle", **fields}
+    return httpx.post(server.url + path, data=data, files=files, timeout=50)
+
+
+def opened(data: bytes) -> Any:
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+def images_in(answer: httpx.Response) -> list[Any]:
+    assert answer.status_code == 200, answer.text[:500]
+    return [opened(base64.b64decode(each["b64_json"])) for each in answer.json()["data"]]
+
+
+def left(server: RunningServer) -> list[Path]:
+    """Files of requests that are over; there should be none."""
+    return [path for path in (server.home / "uploads").rglob("*") if path.is_file()]
+
+
+def last_row(server: RunningServer) -> sqlite3.Row:
+    return server.rows()[-1]
+
+
+def client_of(server: RunningServer) -> OpenAI:
+    return OpenAI(base_url=server.base_url, api_key="none", max_retries=0)
+
+
+# -- what is answered --------------------------------------------------------------------------------------------------
+
+
+def test_words_become_images_by_their_seeds(painter: RunningServer) -> None:
+    answer = draw(painter, n=2, seed=7)
+    body = answer.json()
+    judge("ImagesResponse", {**body, "size": "1024x1024"})
+    assert [image.size for image in images_in(answer)] == [(64, 64)] * 2
+    assert [each["seed"] for each in body["data"]] == [7, 8]
+    assert (body["size"], body["model"], body["usage"]["images"], body["usage"]["steps"]) == (
+        "64x64", "painter", 2, 4,
+    )  # fmt: skip
+    assert body["usage"]["input_tokens"] > 0
+    again = draw(painter, seed=8)
+    assert again.json()["data"][0]["seed"] == 8
+    drawn = draw(painter).json()["data"][0]["seed"]
+    assert drawn != draw(painter).json()["data"][0]["seed"]
+
+
+def test_the_same_seed_is_the_same_file(painter: RunningServer) -> None:
+    first, second = (draw(painter, seed=3).json()["data"][0]["b64_json"] for _ in range(2))
+    assert first == second != draw(painter, seed=4).json()["data"][0]["b64_json"]
+
+
+@pytest.mark.parametrize(("kind", "name"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")])
+def test_every_format_and_size(painter: RunningServer, kind: str, name: str) -> None:
+    answer = draw(painter, output_format=kind, size="64x96", steps=1)
+    (image,) = images_in(answer)
+    assert (image.format, image.size, answer.json()["output_format"]) == (name, (64, 96), kind)
+
+
+def test_compression_makes_files_small(painter: RunningServer) -> None:
+    sizes = [
+        len(draw(painter, output_format="jpeg", output_compression=each, seed=1, steps=1).content)
+        for each in (5, 100)
     ]
+    assert sizes[0] < sizes[1]
 
 
-def ask(client: OpenAI, *parts: str, **more: Any) -> Any:
-    fields = {"model": "qwen2vl", "max_tokens": 6, "temperature": 0, **more}
-    return client.chat.completions.create(messages=[{"role": "user", "content": content(*parts)}], **fields)
+def test_quality_is_how_many_steps(painter: RunningServer) -> None:
+    for quality, steps in (("low", 2), ("medium", 4), ("hd", 8)):
+        assert draw(painter, quality=quality).json()["usage"]["steps"] == steps
 
 
-def test_an_image_is_seen_counted_and_found_again(client: OpenAI) -> None:
-    plain = ask(client, "What is it?")
-    first = ask(client, "What is it?", png(1, 96, 64))
-    again = ask(client, "What is it?", png(1, 96, 64))
-    other = ask(client, "What is it?", png(2, 96, 64))
-    assert first.usage.prompt_tokens > plain.usage.prompt_tokens + 6 * 4
-    assert again.choices[0].message.content == first.choices[0].message.content
-    assert again.usage.prompt_tokens_details.cached_tokens == first.usage.prompt_tokens - 1
-    assert other.usage.prompt_tokens_details.cached_tokens < first.usage.prompt_tokens - 6 * 4
+def test_the_model_may_be_left_out_where_one_runs(painter: RunningServer) -> None:
+    assert draw(painter, model=None, steps=1).json()["model"] == "painter"
 
 
-def test_what_text_can_do_works_with_images(client: OpenAI) -> None:
-    whole = ask(client, png(1), "Say", n=2, logprobs=True, top_logprobs=2)
-    assert len(whole.choices) == 2 and len(whole.choices[0].logprobs.content) >= 1
-    chunks = list(ask(client, png(1), "Say", stream=True, stream_options={"include_usage": True}))
-    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-    assert text == whole.choices[0].message.content
-    assert chunks[-1].usage.prompt_tokens == whole.usage.prompt_tokens
-    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"enum": ["yes", "no"]}}}
-    assert ask(client, png(1), "Is it?", response_format=form).choices[0].message.content in ('"yes"', '"no"')
-    function = {"name": "look", "parameters": {"type": "object", "properties": {"far": {"type": "boolean"}},
-                "required": ["far"], "additionalProperties": False}}  # fmt: skip
-    tools = [{"type": "function", "function": function}]
-    called = ask(client, png(1), "Look", tools=tools, tool_choice="required", max_tokens=200)
-    assert called.choices[0].message.tool_calls[0].function.name == "look"
+def test_what_is_written_into_a_file(painter: RunningServer) -> None:
+    (marked,) = images_in(draw(painter, embed_metadata=True, seed=5, steps=1))
+    assert (marked.info["prompt"], marked.info["seed"], marked.info["model"]) == (
+        "a red circle",
+        "5",
+        "painter",
+    )
+    (plain,) = images_in(draw(painter, seed=5, steps=1))
+    assert not plain.info.get("prompt") and not plain.info.get("seed")
 
 
-def test_the_listing_says_who_sees(client: OpenAI) -> None:
-    assert client.models.retrieve("qwen2vl").to_dict()["vision"] is True
+def test_a_stream_is_openais_events(painter: RunningServer) -> None:
+    answer = draw(painter, stream=True, partial_images=2, n=2, progress=True, seed=11)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    events = events_of(answer.content)
+    kinds = [str(event["type"]).removeprefix("image_generation.") for event in events]
+    assert kinds.count("partial_image") == 4 and kinds.count("completed") == 2 and "progress" in kinds
+    for event in events:
+        if event["type"] != "image_generation.progress":
+            names = {"partial_image": "ImageGenPartialImageEvent", "completed": "ImageGenCompletedEvent"}
+            judge(names[str(event["type"]).partition(".")[2]], {**event, "size": "auto"})
+            assert opened(base64.b64decode(str(event["b64_json"]))).size == (64, 64)
+    whole = draw(painter, n=2, seed=11).json()["data"]
+    done = [event for event in events if event["type"] == "image_generation.completed"]
+    assert [event["b64_json"] for event in done] == [each["b64_json"] for each in whole]
+    assert [event["seed"] for event in done] == [11, 12]
 
 
-def bomb() -> str:
-    """60,000 x 60,000 pixels in a few kilobytes."""
+# -- from images -------------------------------------------------------------------------------------------------------
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0))
-    data = b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(2_000_000))) + chunk(b"IEND", b"")
-    return "data:image/png;base64," + base64.b64encode(data).decode()
+def test_an_image_is_drawn_again_from_json_and_from_a_form(painter: RunningServer) -> None:
+    fields: dict[str, Any] = {"seed": 1, "strength": 0.5}
+    bare = draw(painter, EDIT, image=text(RED), **fields).json()["data"][0]["b64_json"]
+    uri = draw(painter, EDIT, images=[{"image_url": f"data:image/png;base64,{text(RED)}"}], **fields)
+    sent = form(painter, [("image[]", ("x.png", RED))], seed="1", strength="0.5")
+    assert uri.json()["data"][0]["b64_json"] == sent.json()["data"][0]["b64_json"] == bare
+    assert not left(painter)
+
+
+def test_a_mask_keeps_the_rest(painter: RunningServer) -> None:
+    for answer in (
+        draw(painter, EDIT, image=text(RED), mask=text(MASK), seed=1),
+        form(painter, [("image", ("a", RED)), ("mask", ("b", MASK))], seed="1"),
+    ):
+        (image,) = images_in(answer)
+        assert image.convert("RGB").getpixel((60, 32)) == (255, 0, 0)
+    assert not left(painter)
+
+
+def test_variations_need_no_words(painter: RunningServer) -> None:
+    answer = httpx.post(
+        painter.url + VARY, data={"model": "painter", "n": "2"}, files={"image": ("a.png", RED)}, timeout=50
+    )
+    assert len(images_in(answer)) == 2 and not left(painter)
+
+
+def test_a_stream_of_an_edit(painter: RunningServer) -> None:
+    events = events_of(form(painter, [("image", ("a", RED))], stream="true", partial_images="1").content)
+    assert [event["type"] for event in events] == ["image_edit.partial_image", "image_edit.completed"]
+
+
+def two_frames(form: str) -> bytes:
+    file = io.BytesIO()
+    frames = [Image.new("RGB", (64, 64), color) for color in ("red", "blue")]
+    frames[0].save(file, form, save_all=True, append_images=frames[1:], duration=100)
+    return file.getvalue()
+
+
+def rotated() -> bytes:
+    """Two colours side by side, told to be turned: upright the one is above the other."""
+    image = Image.new("RGB", (64, 64), "red")
+    image.paste("blue", (32, 0, 64, 64))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    image.save(file, "PNG", exif=exif)
+    return file.getvalue()
+
+
+def bomb() -> bytes:
+    """A file of a few kilobytes that would be an image of 60,000 x 60,000."""
+    data = bytearray(picture(size=(8, 8)))
+    data[16:24] = (60_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    return bytes(data)
+
+
+def test_images_of_every_kind_are_seen_as_they_are(painter: RunningServer) -> None:
+    """With a mask, what is kept shows what was read."""
+    right = {
+        "16 bits": (picture(mode="I;16", color=65535), (255, 255, 255)),
+        "cmyk": (picture("JPEG", "CMYK", color=(0, 0, 0, 0)), (255, 255, 255)),
+        "palette": (picture(mode="P", color=0), None),
+        "grey": (picture(mode="L", color=128), (128, 128, 128)),
+        "a jpeg that says it is a png": (picture("JPEG", color="white"), (255, 255, 255)),
+        "transparent": (picture(mode="RGBA", color=(255, 0, 0, 0)), (255, 255, 255)),
+        "turned": (rotated(), (0, 0, 255)),
+    }
+    for name, (data, seen) in right.items():
+        sent = f"data:image/png;base64,{text(data)}"
+        (image,) = images_in(draw(painter, EDIT, image=sent, mask=text(MASK), steps=2, strength=1))
+        found = image.convert("RGB").getpixel((60, 60))
+        assert seen is None or max(abs(a - b) for a, b in zip(found, seen, strict=True)) <= 3, (name, found)
+    assert not left(painter)
+
+
+def test_files_that_are_no_image_are_refused_at_once_and_cost_nothing(painter: RunningServer) -> None:
+    broken = {
+        "words": b"These are words, and no image.",
+        "a head alone": RED[:40],
+        "cut off": picture("JPEG", size=(512, 512))[:-400],
+        "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"><rect/></svg>',
+        "animated gif": two_frames("GIF"),
+        "animated png": two_frames("PNG"),
+        "animated webp": two_frames("WEBP"),
+        "a bomb": bomb(),
+    }
+    pid = painter.workers()[0]["pid"]
+    for name, data in broken.items():
+        for answer in (
+            draw(painter, EDIT, image=f"data:image/png;base64,{text(data)}"),
+            form(painter, [("image", ("a.png", data))]),
+            draw(painter, EDIT, image=text(RED), mask=text(data)),
+        ):
+            judge("ErrorResponse", answer.json())
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"]) == (400, "undecodable_file"), (name, answer.text)
+            assert error["param"] in ("image", "mask") and answer.elapsed.total_seconds() < 1, name
+            assert (last_row(painter)["status"], last_row(painter)["reason"]) == (
+                "refunded",
+                "undecodable_file",
+            )
+    assert not left(painter) and painter.workers()[0]["pid"] == pid
+
+
+def test_a_mask_of_another_size_is_refused(painter: RunningServer) -> None:
+    answer = draw(painter, EDIT, image=text(RED), mask=text(mask((32, 64))))
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "mask"), answer.text
+    assert not left(painter)
+
+
+# -- what should not be sent -------------------------------------------------------------------------------------------
+
+REFUSED: dict[str, tuple[dict[str, Any], int, str | None]] = {
+    "size 0": ({"size": "0x0"}, 400, "size"),
+    "size 63": ({"size": "63x63"}, 400, "size"),
+    "size 4097": ({"size": "4097x4097"}, 400, "size"),
+    "width 0": ({"width": 0, "height": 0}, 400, "width"),
+    "width 4097": ({"width": 4097, "height": 64}, 400, "width"),
+    "nan": ({"guidance_scale": float("nan")}, 400, "guidance_scale"),
+    "n 1000": ({"n": 1000}, 400, "n"),
+    "n 0": ({"n": 0}, 400, "n"),
+    "a prompt of 1 MB": ({"prompt": "x" * (1 << 20)}, 400, "prompt"),
+    "no words": ({"prompt": " "}, 400, "prompt"),
+    "steps": ({"steps": 151}, 400, "steps"),
+    "lora": ({"loras": ["ink"]}, 400, "loras"),
+    "unknown model": ({"model": "paynter"}, 404, "model"),
+    "transparent": ({"background": "transparent"}, 400, "background"),
+    "url in a stream": ({"stream": True, "response_format": "url"}, 400, "response_format"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_wrong_field_is_named_within_a_second_and_leaves_no_row(painter: RunningServer, name: str) -> None:
+    fields, status, param = REFUSED[name]
+    before = len(painter.rows())
+    answer = draw(painter, **fields)
+    judge("ErrorResponse", answer.json())
+    assert (answer.status_code, answer.json()["error"]["param"]) == (status, param), answer.text
+    assert answer.elapsed.total_seconds() < 1 and answer.headers["x-should-retry"] == "false"
+    assert len(painter.rows()) == before
+
+
+def test_the_sizes_are_told(painter: RunningServer) -> None:
+    assert "64x64, 64x96" in draw(painter, size="63x63").json()["error"]["message"]
+    item = next(
+        each for each in httpx.get(f"{painter.url}/v1/models").json()["data"] if each["id"] == "painter"
+    )
+    assert (item["kind"], item["image"]["sizes"], item["image"]["steps"]) == ("image", ["64x64", "64x96"], 4)
+
+
+def test_a_prompt_longer_than_the_model_reads_is_refused_and_refunded(painter: RunningServer) -> None:
+    answer = draw(painter, prompt="🔴" * 2000)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "prompt"), answer.text
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
+    assert last_row(painter)["reason"] == "context_length_exceeded"
+    assert draw(painter, prompt="🔴🟦", steps=1).status_code == 200
 
 
 @pytest.mark.parametrize(
-    "url",
+    ("files", "words", "param"),
     [
-        bomb(),
-        png(1)[:-300],
-        png(1).replace("image/png", "image/webp"),
-        "data:image/png;base64,aGVsbG8=",
-        "data:image/png;base64,%%%%",
-        "data:text/plain;base64,aGVsbG8=",
-        "https://example.org/a.png",
-        "http://169.254.169.254/latest/meta-data",
-        "data:image/png;base64," + "A" * 30_000_000,
+        ([], "'image'", "image"),
+        ([("mask", ("m", MASK))], "a mask is laid over one", "image"),
+        ([("image", (None, "abc"))], "must be a file", "image"),
+        ([("image", ("a", b""))], "empty", "image"),
+        ([("image", ("a", RED)), ("mask", ("m", MASK)), ("mask", ("m", MASK))], "one file", "mask"),
+        ([("image[]", ("a", RED))] * 17, "at most 16", "image"),
+        ([("image", ("a", RED))] * 2, "from 1 at most", "image"),
+        ([("image", ("a", RED)), ("markup", ("m", MASK))], "markup", "markup"),
     ],
 )
-def test_bombs_and_lies_are_refused_within_a_second_and_disturb_nobody(
-    client: OpenAI, seeing: RunningServer, url: str
+def test_files_that_do_not_go_together(
+    painter: RunningServer, files: list[Any], words: str, param: str
 ) -> None:
-    others: list[str] = []
-    talking = threading.Thread(
-        target=lambda: others.append(ask(client, "Talk", max_tokens=64).choices[0].finish_reason)
-    )
-    talking.start()
-    begun = time.monotonic()
-    answer = httpx.post(
-        f"{seeing.url}/v1/chat/completions",
-        json={"model": "qwen2vl", "messages": [{"role": "user", "content": content("Look", url)}]},
-        timeout=30,
-    )
-    took = time.monotonic() - begun
-    assert answer.status_code in (400, 413), answer.text[:500]
-    assert answer.json()["error"]["param"] == "messages[0].content[1].image_url.url"
-    assert answer.headers["x-should-retry"] == "false"
-    assert took < (1.0 if len(url) < 10_000_000 else 3.0), "30 MB take their time to be sent"
-    talking.join(30)
-    assert others and others[0] in ("length", "stop")
+    before = len(painter.rows())
+    answer = form(painter, [*files, ("filler", ("", b""))])
+    assert answer.status_code == 400 and words in answer.json()["error"]["message"], answer.text
+    assert answer.json()["error"]["param"] == param and not left(painter) and len(painter.rows()) == before
 
 
-def test_the_template_shows_a_marker_and_not_our_own(seeing: RunningServer) -> None:
-    asked = {"model": "qwen2vl", "messages": [{"role": "user", "content": content("Look", png(1), "there")}]}
-    prompt = httpx.post(f"{seeing.url}/apply-template", json=asked).json()["prompt"]
-    assert "Look<__media__>there" in prompt
+def test_other_bodies_are_a_415(painter: RunningServer) -> None:
+    for path in (DRAW, EDIT, VARY):
+        answer = httpx.post(painter.url + path, content=b"x", headers={"content-type": "image/png"})
+        assert answer.status_code == 415
+    assert form(painter, [("image", ("a", RED))], DRAW).status_code == 415
 
 
-def test_an_encoder_that_is_none_keeps_the_server_from_starting(sighted_files: Files, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    (home / "config.toml").touch()
-    model, eye = sighted_files("pixtral")
-    for wrong, words in ((model, "is no image encoder"), (tmp_path / "none.gguf", "cannot read")):
-        server = launch(home, tmp_path / "serve.log", (str(model), "--mmproj", str(wrong)), {})
-        assert server.process.wait(30) != 0
-        assert words in (tmp_path / "serve.log").read_text()
+def test_kinds_of_models_and_endpoints_go_together(painter: RunningServer) -> None:
+    body = {"model": "painter", "messages": [{"role": "user", "content": "x"}]}
+    answer = httpx.post(f"{painter.url}/v1/chat/completions", json=body)
+    assert answer.status_code == 400 and "/v1/images/generations" in answer.json()["error"]["message"]
 
 
-def test_a_model_without_an_eye_says_so_and_refunds(client: OpenAI, server: RunningServer) -> None:
-    with OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as blind:
-        model = blind.models.list().data[0].id
-        with pytest.raises(BadRequestError, match="cannot see images") as caught:
-            ask(blind, "Look", png(1), model=model)
-    assert caught.value.code == "unsupported_value"
-    assert caught.value.param == "messages[0].content[1].image_url.url"
+# -- by address --------------------------------------------------------------------------------------------------------
+
+
+def test_an_image_by_address_is_had_by_whoever_knows_it(painter: RunningServer) -> None:
+    answer = draw(painter, response_format="url", n=2, output_format="webp", seed=1, steps=1)
+    urls = [each["url"] for each in answer.json()["data"]]
+    names = [url.rpartition("/")[2] for url in urls]
+    assert all(url.startswith(f"{painter.url}/v1/outputs/") for url in urls) and len(set(urls)) == 2
+    assert all(NAME.fullmatch(name) for name in names)
+    whole = draw(painter, n=2, output_format="webp", seed=1, steps=1).json()["data"]
+    for url, each in zip(urls, whole, strict=True):
+        got = httpx.get(url)
+        assert (got.status_code, got.headers["content-type"]) == (200, "image/webp")
+        assert (
+            got.headers["x-content-type-options"] == "nosniff" and "max-age=" in got.headers["cache-control"]
+        )
+        assert got.content == base64.b64decode(each["b64_json"])
+    until(lambda: all(name not in painter.log for name in names))
+    assert "GET /v1/outputs/{name} 200" in painter.log
+    path = painter.home / "outputs" / names[0]
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.unlink()
+    assert httpx.get(urls[0]).status_code == 404
+
+
+def test_the_address_has_the_name_that_the_client_called(painter: RunningServer) -> None:
+    port = urlsplit(painter.url).port
+    answer = draw(painter, response_format="url", steps=1, headers={"host": f"localhost:{port}"})
+    assert answer.json()["data"][0]["url"].startswith(f"http://localhost:{port}/v1/outputs/")
+
+
+@pytest.mark.parametrize(
+    "name", ["", "..%2fledger.db", "%2e%2e/ledger.db", "0" * 32, "0" * 32 + ".png", "x" * 5000]
+)
+def test_no_other_file_is_had(painter: RunningServer, name: str) -> None:
+    answer = httpx.get(f"{painter.url}/v1/outputs/{name}")
+    assert answer.status_code == 404 and answer.json()["error"]["code"] == "not_found"
+
+
+# -- what it costs -----------------------------------------------------------------------------------------------------
+
+
+def test_each_image_is_a_unit_of_one_row(painter: RunningServer) -> None:
+    answer = draw(painter, n=3, size="64x96", metadata={"for": "x"})
+    row = last_row(painter)
+    assert row["id"] == answer.headers["x-oxlo-entry"] and answer.headers["x-oxlo-price-usd"] == "0.0030"
+    assert (row["status"], row["units"], row["price_micros"], row["images"]) == ("settled", 3, 3000, 3)
+    assert (row["steps"], row["size"], json.loads(row["metadata"])) == (4, "64x96", {"for": "x"})
+    seconds = (row["total_ms"] - row["queue_ms"]) / 1000
+    assert row["draw_seconds"] == pytest.approx(seconds, abs=0.002) and row["first_output_ms"] > 0
+    metrics = httpx.get(f"{painter.url}/metrics").text
+    assert re.search(r'oxlo_image_seconds_count\{model="painter"\} [1-9]', metrics)
+    assert re.search(r'oxlo_denoising_steps_total\{model="painter"\} [1-9]', metrics)
+
+
+def test_a_client_that_leaves_pays_for_what_was_complete(painter: RunningServer) -> None:
+    fields = {"model": "painter", "prompt": "x", "n": 10, "steps": 100, "stream": True, "progress": True}
+    with httpx.stream("POST", painter.url + DRAW, json=fields, timeout=50) as answer:
+        seen: list[dict[str, Any]] = []
+        for line in answer.iter_lines():
+            if "completed" in line:
+                break
+            if '"step":50' in line and not seen:
+                seen += painter.workers()[0]["drawings"]  # type: ignore[arg-type]
+    until(lambda: last_row(painter)["status"] != "open")
+    row = last_row(painter)
+    assert (row["status"], row["error_code"]) == ("settled", "cancelled")
+    assert 1 <= row["units"] == row["images"] < 10 and row["price_micros"] == 1000 * row["units"]
+    assert row["steps"] == 100 and seen and seen[0]["call"] == row["id"] and seen[0]["of"] == 100
+
+
+def test_a_client_that_leaves_before_an_image_pays_nothing_and_leaves_nothing(painter: RunningServer) -> None:
+    body = {"model": "painter", "prompt": "x", "image": text(RED), "steps": 150, "n": 10, "strength": 1}
+    body |= {"stream": True, "progress": True}
+    with httpx.stream("POST", painter.url + EDIT, json=body, timeout=50) as answer:
+        next(line for line in answer.iter_lines() if "progress" in line)
+    until(lambda: last_row(painter)["status"] != "open")
+    assert (last_row(painter)["status"], last_row(painter)["reason"]) == ("refunded", "cancelled")
+    until(lambda: not left(painter))
+    until(lambda: painter.workers()[0]["running"] == 0)
+    assert draw(painter, steps=1).status_code == 200
+
+
+def test_the_same_request_is_answered_once(painter: RunningServer) -> None:
+    before, headers = len(painter.rows()), {"idempotency-key": "picture"}
+    first, again = (draw(painter, response_format="url", headers=headers, steps=1) for _ in range(2))
+    assert (again.status_code, again.content) == (200, first.content)
+    assert again.headers["x-oxlo-replayed"] == "true" and len(painter.rows()) == before + 1
+    assert httpx.get(again.json()["data"][0]["url"]).status_code == 200
+    forms = [
+        httpx.post(
+            painter.url + EDIT,
+            data={"model": "painter", "prompt": "x", "steps": "2"},
+            files={"image": ("a.png", RED)},
+            headers={"idempotency-key": "form"},
+            timeout=50,
+        )
+        for _ in range(2)
+    ]
+    assert forms[0].status_code == 200 and forms[0].content == forms[1].content
+    assert len(painter.rows()) == before + 2 and not left(painter)
+
+
+def test_what_is_half_sent_goes_with_its_server_also_after_kill_9_and_outputs_with_their_time(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    server = start_server("oxlo-demo", home=tmp_path / "killed")
+
+    def body() -> Iterator[bytes]:
+        head = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+        yield head + RED
+        until(lambda: left(server))
+        server.process.send_signal(signal.SIGKILL)
+        until(lambda: gone(server.pid))
+        yield b"x"
+
+    with pytest.raises(httpx.HTTPError):
+        kind = {"content-type": "multipart/form-data; boundary=b"}
+        httpx.post(server.url + EDIT, content=body(), headers=kind, timeout=50)
+    server.process.wait()
+    assert len(left(server)) == 1
+    outputs = server.home / "outputs"
+    outputs.mkdir()
+    old, young = outputs / ("0" * 32 + ".png"), outputs / ("1" * 32 + ".png")
+    old.write_bytes(RED)
+    young.write_bytes(RED)
+    os.utime(old, (1, 1))
+    again = start_server("oxlo-demo", home=server.home)
+    assert not left(again) and list(outputs.iterdir()) == [young] and again.rows() == []
+    assert httpx.get(f"{again.url}/v1/outputs/{young.name}").content == RED
+    answer = httpx.post(again.url + DRAW, json={"prompt": "x"})
+    assert answer.status_code == 400 and "no image model" in answer.json()["error"]["message"]
+
+
+# -- the SDK -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_sdk_draws_edits_streams_and_varies(painter: RunningServer, tmp_path: Path) -> None:
+    client = client_of(painter)
+    (tmp_path / "a.png").write_bytes(RED)
+    (tmp_path / "m.png").write_bytes(MASK)
+    drawn = client.images.generate(model="painter", prompt="x", n=2, size="64x64", quality="low")
+    assert drawn.data and len(drawn.data) == 2 and opened(base64.b64decode(drawn.data[0].b64_json or ""))
+    with (tmp_path / "a.png").open("rb") as image, (tmp_path / "m.png").open("rb") as hole:
+        edited = client.images.edit(model="painter", image=[image], mask=hole, prompt="x")
+    assert edited.data and edited.usage is not None
+    stream = client.images.generate(model="painter", prompt="x", stream=True, partial_images=1)
+    assert [event.type for event in stream] == [
+        "image_generation.partial_image",
+        "image_generation.completed",
+    ]
+    with pytest.warns(DeprecationWarning):  # the SDK's own, of late
+        varied = client.images.create_variation(
+            model="painter", image=tmp_path / "a.png", n=1, response_format="url"
+        )
+    assert varied.data and httpx.get(varied.data[0].url or "").status_code == 200
+    with pytest.raises(BadRequestError) as caught:
+        client.images.generate(model="painter", prompt="x", size="512x512")
+    assert caught.value.param == "size" and not left(painter)
+
+
+def test_nobody_waits_for_a_model_to_learn_that_a_field_is_wrong(painter: RunningServer) -> None:
+    began = time.monotonic()
+    body = {"model": "painter", "prompt": "x", "n": 10, "steps": 150, "stream": True}
+    with httpx.stream("POST", painter.url + DRAW, json=body, timeout=50) as answer:
+        assert answer.status_code == 200 or answer.read()
+        assert draw(painter, n=99).status_code == 400 and draw(painter, size="1x1").status_code == 400
+    assert time.monotonic() - began < 20
+
+
+def test_a_worker_that_is_lost_leaves_what_was_delivered_settled(painter: RunningServer) -> None:
+    body = {"model": "painter", "prompt": "x", "n": 10, "steps": 60, "stream": True}
+    with httpx.stream("POST", painter.url + DRAW, json=body, timeout=50) as answer:
+        lines = answer.iter_lines()
+        next(line for line in lines if "completed" in line)
+        os.kill(int(str(painter.workers()[0]["pid"])), signal.SIGKILL)
+        rest = [line for line in lines if line]
+    completed = 1 + sum("completed" in line for line in rest)
+    assert '"code":"worker_lost"' in rest[-1]
+    row = last_row(painter)
+    assert (row["status"], row["error_code"]) == ("settled", "worker_lost")
+    assert row["units"] == row["images"] == completed < 10
+    again = draw(painter, n=2, steps=1)  # waits until the worker is there again
+    assert again.status_code == 200 and last_row(painter)["units"] == 2

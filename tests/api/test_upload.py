@@ -15,13 +15,14 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from oxlo_local.api.exchange import Exchange
-from oxlo_local.api.upload import MAX_FIELD_BYTES, MAX_FIELDS, Form, read_form
+from oxlo_local.api.upload import MAX_FIELD_BYTES, MAX_FIELDS, Form, Takes, laid_down, read_form
 from oxlo_local.errors import BadRequest, Cancelled, OxloError, TooLarge, Unavailable
 from oxlo_local.uploads import Uploads
 
 BOUNDARY = "b0undary"
 KIND = f"multipart/form-data; boundary={BOUNDARY}"
 MIB = 1 << 20
+TAKES = Takes({"file": 1})
 
 
 def part(name: str, data: bytes, *, filename: str | None = None, more: str = "") -> bytes:
@@ -58,6 +59,7 @@ async def reading(
     kind: str = KIND,
     length: int | None = None,
     leaves: bool = False,
+    takes: Takes = TAKES,
 ) -> AsyncIterator[tuple[Form, Exchange]]:
     """A form whose body comes in these pieces, with the exchange that it is read in."""
     exchange = Exchange("r")
@@ -71,7 +73,7 @@ async def reading(
             return {"type": "http.disconnect"}
         return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
 
-    async with read_form(Request(scope, receive), uploads, limit, "file") as form:
+    async with read_form(Request(scope, receive), uploads, limit, takes) as form:
         yield form, exchange
 
 
@@ -94,7 +96,8 @@ async def test_fields_and_file_whatever_the_pieces(uploads: Uploads, tmp_path: P
     )
     async with reading(uploads, in_pieces(body, size), length=len(body)) as (form, exchange):
         assert form.fields == [("a", "1"), ("b", "ü\r\n"), ("a", "")]
-        assert form.file is not None and form.file.path.read_bytes() == data and form.file.size == len(data)
+        (file,) = form.of("file")
+        assert file.path.read_bytes() == data and file.size == len(data)
         assert not exchange.body_left
     assert not left(tmp_path)
 
@@ -117,8 +120,9 @@ async def test_what_the_client_calls_its_file_decides_nothing(
     uploads: Uploads, tmp_path: Path, name: str
 ) -> None:
     async with reading(uploads, in_pieces(part("file", b"x", filename=name) + END, 50)) as (form, _):
-        assert form.file is not None and form.file.path.parent == tmp_path / "uploads" / "i_me"
-        assert re.fullmatch(r"[0-9a-f]{32}", form.file.path.name)
+        (file,) = form.of("file")
+        assert file.path.parent == tmp_path / "uploads" / "i_me"
+        assert re.fullmatch(r"[0-9a-f]{32}", file.path.name)
     assert os.listdir(tmp_path) == ["uploads"]
 
 
@@ -126,6 +130,37 @@ async def test_other_files_are_dropped_and_named(uploads: Uploads, tmp_path: Pat
     body = part("cover", b"x" * 100_000, filename="c.png") + FILE + END
     async with reading(uploads, in_pieces(body, 5000)) as (form, _):
         assert form.dropped == ["cover"] and len(left(tmp_path)) == 1
+
+
+IMAGES = Takes({"image": 3, "mask": 1}, bytes=1000)
+
+
+async def test_several_files_of_one_name_in_every_spelling(uploads: Uploads, tmp_path: Path) -> None:
+    names = ("image", "image[]", "mask", "image[7]")
+    body = b"".join(part(name, name.encode(), filename="x") for name in names) + END
+    async with reading(uploads, in_pieces(body, 50), takes=IMAGES) as (form, _):
+        assert [file.path.read_bytes() for file in form.of("image")] == [b"image", b"image[]", b"image[7]"]
+        assert [file.path.read_bytes() for file in form.of("mask")] == [b"mask"] and not form.of("other")
+    assert not left(tmp_path)
+
+
+async def test_too_many_files_and_too_large_ones_are_named(uploads: Uploads, tmp_path: Path) -> None:
+    many = await refused(uploads, part("image[]", b"x", filename="x") * 4 + END, takes=IMAGES)
+    assert many.param == "image" and "at most 3 files" in many.message
+    large = await refused(uploads, part("mask", b"x" * 1001, filename="x") + END, takes=IMAGES)
+    assert isinstance(large, TooLarge) and large.param == "mask" and "1,000" in large.message
+    assert not left(tmp_path)
+
+
+async def test_files_that_came_in_memory_lie_beside_them(uploads: Uploads, tmp_path: Path) -> None:
+    async with laid_down(uploads, [("image", b"a"), ("mask", b"b"), ("image", b"c")]) as form:
+        assert [file.path.read_bytes() for file in (*form.of("image"), *form.of("mask"))] == [
+            b"a",
+            b"c",
+            b"b",
+        ]
+        assert all(path.stat().st_mode & 0o777 == 0o600 for path in left(tmp_path))
+    assert not left(tmp_path)
 
 
 async def test_a_large_file_takes_no_memory(uploads: Uploads) -> None:
@@ -142,8 +177,9 @@ async def test_a_large_file_takes_no_memory(uploads: Uploads) -> None:
     async with reading(uploads, body(), limit=1 << 30) as (form, _):
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert form.file is not None and form.file.size == 256 * MIB
-        with form.file.path.open("rb") as file:
+        (kept,) = form.of("file")
+        assert kept.size == 256 * MIB
+        with kept.path.open("rb") as file:
             assert hashlib.file_digest(file, "sha256").digest() == total.digest()
     assert peak < 2 * MIB
 
@@ -151,7 +187,7 @@ async def test_a_large_file_takes_no_memory(uploads: Uploads) -> None:
 @pytest.mark.parametrize(
     ("body", "param", "words"),
     [
-        (MODEL + FILE + FILE + END, "file", "two parts"),
+        (MODEL + FILE + FILE + END, "file", "send one file"),
         (part("prompt", b"\xff\xfe") + END, "prompt", "UTF-8"),
         (part("prompt", b"x" * (MAX_FIELD_BYTES + 1)) + END, "prompt", "longer than"),
         (part("x", b"") * (MAX_FIELDS + 1) + END, None, "more than 100"),
@@ -212,7 +248,7 @@ async def test_a_form_that_ends_before_its_length_is_not_waited_for(uploads: Upl
 async def test_a_line_feed_behind_the_form_may_come_late(uploads: Uploads) -> None:
     body = MODEL + FILE + END
     async with reading(uploads, iter([body[:-2], b"\r\n"]), length=len(body)) as (form, _):
-        assert form.file is not None
+        assert len(form.of("file")) == 1
 
 
 async def test_a_client_that_leaves_leaves_nothing(uploads: Uploads, tmp_path: Path) -> None:
@@ -239,7 +275,7 @@ async def test_a_refusal_in_the_middle_says_that_the_client_still_sends(uploads:
             return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
 
         with pytest.raises(BadRequest):
-            async with read_form(Request(scope, receive), uploads, MIB, "file"):
+            async with read_form(Request(scope, receive), uploads, MIB, TAKES):
                 pass
 
     await read(iter([FILE + FILE, b"and more"]))
@@ -291,6 +327,6 @@ async def test_hostile_boundaries_do_not_hold_up_the_loop(uploads: Uploads) -> N
     ticking: asyncio.Task[None] = asyncio.create_task(tick())
     body = part("file", false * 200_000, filename="x") + END
     async with reading(uploads, in_pieces(body, 256 * 1024)) as (form, _):
-        assert form.file is not None and form.file.size == len(false) * 200_000
+        assert [file.size for file in form.of("file")] == [len(false) * 200_000]
     ticking.cancel()
     assert sorted(gaps)[-10] < 0.1

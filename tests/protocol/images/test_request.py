@@ -149,66 +149,7 @@ def test_an_unknown_field_is_named() -> None:
     assert isinstance(refusal(strenght=1), UnknownParameter)
 
 
-# -- files -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("sent", "params"),
-    [
-        ({"image": PNG}, ["image"]),
-        ({"image": "iVBORw0KGgo="}, ["image"]),
-        ({"image": "iVBO\nRw0K\r\n Ggo="}, ["image"]),
-        ({"image": [PNG, PNG]}, ["image[0]", "image[1]"]),
-        ({"image": {"image_url": PNG}}, ["image.image_url"]),
-        ({"image": None, "images": [{"image_url": PNG}, PNG]}, ["images[0].image_url", "images[1]"]),
-        ({"image": "DATA:IMAGE/JPEG;name=x.jpg;BASE64,iVBORw0KGgo="}, ["image"]),
-    ],
-)
-def test_files_in_json(sent: dict[str, object], params: list[str]) -> None:
-    found = read("edit", **sent)  # type: ignore[arg-type]
-    assert [each.param for each in found.images] == params
-    assert {each.data for each in found.images} == {b"\x89PNG\r\n\x1a\n"} and found.request.image is None
-
-
-@pytest.mark.parametrize(
-    ("sent", "param", "code"),
-    [
-        ({"image": "data:text/html;base64,PGI+"}, "image", "unsupported_value"),
-        ({"image": "data:;base64,PGI+"}, "image", "unsupported_value"),
-        ({"image": "data:image/png,%89PNG"}, "image", "invalid_value"),
-        ({"image": "data:image/png;base64"}, "image", "invalid_value"),
-        ({"image": "data:image/" + "x" * 10_000}, "image", "invalid_value"),
-        ({"image": "data:image/png;base64,"}, "image", "undecodable_file"),
-        ({"image": ""}, "image", "undecodable_file"),
-        ({"image": "a circle"}, "image", "undecodable_file"),
-        ({"image": "iVBORw0KGgo"}, "image", "undecodable_file"),
-        ({"image": "ïVBORw0KGgo="}, "image", "undecodable_file"),
-        ({"image": "https://example.org/a.png"}, "image", "unsupported_value"),
-        ({"image": "file:///etc/passwd"}, "image", "unsupported_value"),
-        ({"image": "A" * (70 << 20)}, "image", "request_too_large"),
-        ({"image": []}, "image", "invalid_value"),
-        ({"image": [PNG] * 17}, "image", "invalid_value"),
-        ({"image": [PNG, "?"]}, "image[1]", "undecodable_file"),
-        ({"image": 7}, "image", "invalid_value"),
-        ({"image": {"file_id": "file-1"}}, "image", "unsupported_value"),
-        ({"images": [PNG]}, "images", "invalid_value"),
-        ({"mask": "?"}, "mask", "undecodable_file"),
-        ({"mask": [PNG]}, "mask", "invalid_value"),
-        ({"input_fidelity": "high"}, "input_fidelity", "unsupported_value"),
-        ({"markup": PNG}, "markup", "unsupported_value"),
-        ({"strength": 1.5}, "strength", "invalid_value"),
-        ({"strength": 0}, "strength", "invalid_value"),
-        ({"strength": math.nan}, "strength", "invalid_value"),
-    ],
-)
-def test_every_fault_of_a_file_names_it(sent: dict[str, object], param: str, code: str) -> None:
-    error = refusal("edit", **sent)
-    assert (error.param, error.code) == (param, code)
-
-
-def test_a_mask_is_a_file_too() -> None:
-    mask = read("edit", mask=PNG).mask
-    assert mask is not None and mask.param == "mask"
+# -- forms -------------------------------------------------------------------------------------------------------------
 
 
 def test_forms() -> None:
