@@ -7,14 +7,15 @@
 
 Rows are not counted anew for each request. Every window that a limit needs has a row in `sums`, which triggers of the
 file keep up with each insert, refund and credit, in whatever process; it is made from the rows the first time that the
-window is needed: at its beginning, or when a limit is changed. The rate needs exact times, which an index has.
+window is needed: at its beginning, or when a limit is changed. The rate needs exact times, which an index has. All that
+a request needs to know of its key is read by one statement: each takes a turn at the interpreter's lock besides its work.
 
 The clock may go back. A row belongs to the window that its time is in, and the sums of past windows are kept, so what
 was spent in a window stays spent when the clock comes by again. The rate counts rows of up to a minute ahead as well:
 no 60 seconds ever hold more than was allowed, and a clock that was wrong by hours locks nobody out.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, NamedTuple, NoReturn
 from zoneinfo import ZoneInfo
@@ -24,16 +25,6 @@ from oxlo_local.errors import InsufficientQuota, RateLimitExceeded, Standing, Un
 from oxlo_local.limits import MINUTE_MS, UNLIMITED, Limits, Window, from_json, usd, window
 
 BUSY_RETRY: Final = 1.0  # seconds; nobody can know when one of those at once will end
-
-
-def limits_of(connection: Connection, key_id: str) -> Limits:
-    """The limits in force now. Raises Unauthorized for a key that has been revoked."""
-    row = connection.execute("SELECT limits, revoked_ms FROM keys WHERE id = ?", (key_id,)).fetchone()
-    if row is None:
-        return UNLIMITED
-    if row[1] is not None:
-        raise Unauthorized(f"key {key_id} has been revoked: make another with `oxlo keys create NAME`")
-    return from_json(row[0])
 
 
 class Sums(NamedTuple):
@@ -46,19 +37,51 @@ class Sums(NamedTuple):
 
 @dataclass(frozen=True)
 class Account:
-    """A key at a moment. `writable`: the connection is inside a write, so sums of new windows may be kept."""
+    """A key at a moment: its limits, and what has been asked and spent with it; no limits where the file has no such
+    key, as on a keyless server. `writable`: the connection is inside a write, so sums of new windows may be kept.
+    """
 
     connection: Connection
     key_id: str
-    limits: Limits
     at_ms: int
-    writable: bool = False
+    writable: bool
+    limits: Limits = UNLIMITED
+    revoked: bool = False
+    running: int = 0
+    asked: int = 0  # in the last minute
+    newest_ms: int | None = None  # when the last of them was
+    kept: dict[Window, Sums] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, connection: Connection, key_id: str, at_ms: int, *, writable: bool = False) -> "Account":
+        """Read it."""
+        minute = (key_id, at_ms - MINUTE_MS, at_ms + MINUTE_MS)
+        rows = connection.execute(_ACCOUNT, (*minute, at_ms)).fetchall()
+        if not rows:
+            return cls(connection, key_id, at_ms, writable)
+        limits, revoked_ms, running, asked, newest_ms = rows[0][:5]
+        return cls(
+            connection,
+            key_id,
+            at_ms,
+            writable,
+            from_json(limits),
+            revoked_ms is not None,
+            running,
+            asked or 0,
+            newest_ms,
+            {Window(*row[5:7]): Sums(*row[7:]) for row in rows if row[5] is not None},
+        )
 
     def take(self, price_micros: int) -> tuple[Standing, ...]:
         """Check that one more request at this price is within all limits; returns how they stand with it counted.
 
-        Raises Unauthorized (expired), InsufficientQuota (budget, daily), RateLimitExceeded (rate, at once).
+        Raises Unauthorized (revoked, expired), InsufficientQuota (budget, daily), RateLimitExceeded (rate, at once).
         """
+        if self.revoked:
+            raise Unauthorized(
+                f"key {self.key_id} has been revoked: make another with `oxlo keys create NAME`"
+            )
         expires_ms = self.limits.expires_ms
         if expires_ms is not None and self.at_ms >= expires_ms:
             raise Unauthorized(
@@ -98,22 +121,12 @@ class Account:
         rate = self.limits.rate
         if rate is None:
             return None
-        asked, newest = self.connection.execute(
-            _LAST_MINUTE.format("count(*), max(opened_ms)"), self._minute()
-        ).fetchone()
-        reset = 0.0 if newest is None else (newest + MINUTE_MS - self.at_ms) / 1000
-        return Standing("rate", rate, max(0, rate - asked), reset)
+        reset = 0.0 if self.newest_ms is None else (self.newest_ms + MINUTE_MS - self.at_ms) / 1000
+        return Standing("rate", rate, max(0, rate - self.asked), reset)
 
     def _concurrency(self) -> Standing | None:
         most = self.limits.concurrency
-        if most is None:
-            return None
-        sql = "SELECT count(*) FROM entries INDEXED BY entries_open WHERE key_id = ? AND status = 'open'"
-        (running,) = self.connection.execute(sql, (self.key_id,)).fetchone()
-        return Standing("concurrency", most, max(0, most - running), None)
-
-    def _minute(self) -> tuple[str, int, int]:
-        return self.key_id, self.at_ms - MINUTE_MS, self.at_ms + MINUTE_MS
+        return None if most is None else Standing("concurrency", most, max(0, most - self.running), None)
 
     # -- refusals -----------------------------------------------------------------------------------------------------
 
@@ -149,8 +162,9 @@ class Account:
 
     def _until_one_leaves(self, rate: int) -> float:
         """Seconds until fewer than `rate` rows are younger than a minute: until the rate-th newest is that old."""
-        sql = f"{_LAST_MINUTE.format('opened_ms')} ORDER BY opened_ms DESC LIMIT 1 OFFSET ?"
-        (opened_ms,) = self.connection.execute(sql, (*self._minute(), rate - 1)).fetchone()
+        sql = f"SELECT opened_ms {_LAST_MINUTE} ORDER BY opened_ms DESC LIMIT 1 OFFSET ?4"
+        minute = (self.key_id, self.at_ms - MINUTE_MS, self.at_ms + MINUTE_MS)
+        (opened_ms,) = self.connection.execute(sql, (*minute, rate - 1)).fetchone()
         return float(opened_ms + MINUTE_MS - self.at_ms) / 1000
 
     def _moment(self, seconds: float) -> str:
@@ -163,12 +177,13 @@ class Account:
 
     def sums(self, span: Window) -> Sums:
         """The kept sums of a window; else they are summed up from its rows, and kept where that may be."""
-        found = self.connection.execute(_KEPT, (self.key_id, *span)).fetchone()
-        if found is None:
+        known = self.kept.get(span)
+        if known is None:
             opened, *found = self.connection.execute(_FROM_ROWS, (self.key_id, *span)).fetchone()
             if self.writable:
                 self.connection.execute(_KEEP, (self.key_id, *span, opened, *found))
-        return Sums(*found)
+            known = self.kept[span] = Sums(*found)
+        return known
 
 
 def _with_one_more(one: Standing, price_micros: int) -> Standing:
@@ -178,10 +193,15 @@ def _with_one_more(one: Standing, price_micros: int) -> Standing:
     return Standing(one.kind, one.limit, one.remaining - taken, reset)
 
 
-_LAST_MINUTE: Final = "SELECT {} FROM entries WHERE key_id = ? AND opened_ms > ? AND opened_ms <= ?"
-_KEPT: Final = (
-    "SELECT charged, spent_micros, credits_micros FROM sums"
-    " WHERE key_id = ?1 AND ends_ms = ?3 AND starts_ms = ?2"
+_LAST_MINUTE: Final = "FROM entries WHERE key_id = ?1 AND opened_ms > ?2 AND opened_ms <= ?3"
+# How many the last minute had is only asked where the limits, which are JSON, name a rate: they may be very many.
+_ACCOUNT: Final = (
+    "SELECT limits, revoked_ms,"
+    " (SELECT count(*) FROM entries INDEXED BY entries_open WHERE key_id = ?1 AND status = 'open'),"
+    f" CASE WHEN instr(limits, '\"rate\"') THEN (SELECT count(*) {_LAST_MINUTE}) END,"
+    f" (SELECT max(opened_ms) {_LAST_MINUTE}),"
+    " starts_ms, ends_ms, charged, spent_micros, credits_micros"
+    " FROM keys LEFT JOIN sums ON key_id = id AND ends_ms > ?4 AND starts_ms <= ?4 WHERE id = ?1"
 )
 _KEEP: Final = (
     "INSERT INTO sums (key_id, starts_ms, ends_ms, opened, charged, spent_micros, credits_micros)"

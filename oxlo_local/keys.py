@@ -302,7 +302,7 @@ class Keys:
             changed = LimitsChanged(key.limits, limits)
             audit.write(connection, now_ms, self._who, "key_limited", key_id=key.id, detail=changed)
             # Sums of a window that nobody has needed yet are made here, not in the next request.
-            Account(connection, key.id, limits, now_ms, writable=True).standings()
+            Account.of(connection, key.id, now_ms, writable=True).standings()
             return _find(connection, key.id)
 
         return await self._db.write(update)

@@ -20,13 +20,14 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Final, Literal
 
 from oxlo_local import audit, claims, instance
-from oxlo_local.allowance import Account, limits_of
+from oxlo_local.allowance import Account
 from oxlo_local.db import Connection, Database
 from oxlo_local.errors import LedgerUnavailable, OxloError, Standing
 from oxlo_local.ids import SortableIds
@@ -110,6 +111,7 @@ class Outcome:
     error_code: str | None = None
 
 
+_COLUMNS: Final = attrgetter(*(field.name for field in fields(Outcome)))
 _RESERVE: Final = (
     "INSERT INTO entries (id, opened_ms, instance, status, key_id, endpoint, model, units, unit_price_micros,"
     " price_micros, price_version, request_id, chain_id, metadata, address_class, job_id, number)"
@@ -140,7 +142,7 @@ class _Close:
     def apply(self, connection: Connection) -> None:
         """Raises EntryClosed unless the row is open."""
         state = (self.status, self.reason, self.closed_ms, self.units, self.units)
-        if connection.execute(_CLOSE, (*state, *astuple(self.outcome), self.entry_id)).rowcount != 1:
+        if connection.execute(_CLOSE, (*state, *_COLUMNS(self.outcome), self.entry_id)).rowcount != 1:
             row = connection.execute("SELECT status FROM entries WHERE id = ?", (self.entry_id,)).fetchone()
             raise EntryClosed(
                 f"entry {self.entry_id} is {row[0] if row else 'not there'}: it cannot be {self.status}"
@@ -213,12 +215,9 @@ class Ledger:
         )
 
     async def standings(self, key_id: str) -> tuple[Standing, ...]:
-        """How the limits of a key stand now. Raises Unauthorized (revoked), LedgerUnavailable."""
-
-        def read(connection: Connection) -> tuple[Standing, ...]:
-            return Account(connection, key_id, limits_of(connection, key_id), self._now_ms()).standings()
-
-        return await self._db.read(read)
+        """How the limits of a key stand now. Raises LedgerUnavailable."""
+        now_ms = self._now_ms()
+        return await self._db.read(lambda connection: Account.of(connection, key_id, now_ms).standings())
 
     async def reserve(self, ask: Ask) -> Entry:
         """Write an open row; when this returns, work may start.
@@ -230,20 +229,19 @@ class Ledger:
         draft = Entry(self._ids.next(opened_ms), ask.units, ask.unit_price_micros, opened_ms / 1000)
         writing = self._db.submit(partial(self._insert, ask, draft, opened_ms))
         try:
-            return await asyncio.shield(writing)
+            return await writing
         except asyncio.CancelledError:
-            # Writes happen in order, so this one finds the row if there is one.
+            # The write happens all the same, and writes happen in order: this one finds the row if there is one.
             self._close(draft, "refunded", CLIENT_GONE, Outcome(), draft.units)
             raise
 
     def _insert(self, ask: Ask, draft: Entry, opened_ms: int, connection: Connection) -> Entry:
         """Runs inside the writer's transaction: what the key may spend is checked, then the row is written."""
-        limits = limits_of(connection, ask.key_id)
+        account = Account.of(connection, ask.key_id, opened_ms, writable=True)
         unit_price, version = ask.unit_price_micros, ask.price_version
-        own = price_of(limits.prices, ask.model, ask.endpoint)
+        own = price_of(account.limits.prices, ask.model, ask.endpoint)
         if own is not None:
-            unit_price, version = own, version_of(limits.prices)
-        account = Account(connection, ask.key_id, limits, opened_ms, writable=True)
+            unit_price, version = own, version_of(account.limits.prices)
         standings = account.take(ask.units * unit_price)
         entry = replace(draft, unit_price_micros=unit_price, standings=standings)
         metadata = json.dumps(dict(ask.metadata), ensure_ascii=False) if ask.metadata else None

@@ -165,15 +165,19 @@ class Window(NamedTuple):
 
 def window(per: Per, at_ms: int, zone: str) -> Window:
     """The window of this kind that holds the moment."""
-    if per == "total":
-        return Window(0, END_OF_TIME)
+    return Window(0, END_OF_TIME) if per == "total" else _window(per, at_ms // 1000, zone)
+
+
+@lru_cache(maxsize=1024)
+def _window(per: Per, at: int, zone: str) -> Window:
+    """By the second, in which windows begin, because a busy server asks for the same one again and again."""
     place = ZoneInfo(zone)
-    today = datetime.fromtimestamp(at_ms / 1000, place).date()
+    today = datetime.fromtimestamp(at, place).date()
     first = _first_day(per, today)
     # Where clocks jump over midnight, or back across it, the date alone can name the window beside the right one.
-    while at_ms >= _midnight(_next(per, first), place):
+    while at * 1000 >= _midnight(_next(per, first), place):
         first = _next(per, first)
-    while at_ms < _midnight(first, place):
+    while at * 1000 < _midnight(first, place):
         first = _first_day(per, first - timedelta(days=1))
     return Window(_midnight(first, place), _midnight(_next(per, first), place))
 

@@ -129,7 +129,7 @@ def _now_ms() -> int:
 
 
 def _standings(key: Key, connection: Connection) -> tuple[Standing, ...]:
-    return Account(connection, key.id, key.limits, _now_ms()).standings()
+    return Account.of(connection, key.id, _now_ms()).standings()
 
 
 def _limits(limits: Limits) -> list[tuple[str, str]]:
