@@ -1,6 +1,7 @@
 """How a family of routes words what all of its answers share: errors, and the sign of life in a silent stream.
 
-OpenAI's is spoken everywhere but under /v1/messages, where Anthropic's clients ask. There, an error's `type` is one of
+OpenAI's is spoken everywhere but under /v1/messages, where Anthropic's clients ask, and where they ask for the models.
+There, an error's `type` is one of
 Anthropic's, our `code` and `param` stand beside it, and `details.error_code` says the code once more, where Anthropic's
 SDKs look for it. Fields that are named otherwise than in the engine's refusals are given their own names.
 """
@@ -23,7 +24,7 @@ from oxlo_local.errors import (
 )
 from oxlo_local.protocol import parts
 
-MESSAGES = "/v1/messages"
+MESSAGES, MODELS = "/v1/messages", "/v1/models"
 
 _TYPES: tuple[tuple[type[OxloError], str], ...] = (
     (NotFound, "not_found_error"),
@@ -88,6 +89,13 @@ ANTHROPIC = Dialect(
 )
 
 
-def dialect_of(path: str) -> Dialect:
-    """The dialect of a request's path, whether or not there is such a route."""
-    return ANTHROPIC if path == MESSAGES or path.startswith(MESSAGES + "/") else OPENAI
+def dialect_of(path: str, headers: Mapping[str, str]) -> Dialect:
+    """The dialect of a request, whether or not there is such a route: of its path, and of the list of models as its
+    client's header says, since both have it in one place."""
+    if _within(path, MESSAGES) or (_within(path, MODELS) and "anthropic-version" in headers):
+        return ANTHROPIC
+    return OPENAI
+
+
+def _within(path: str, route: str) -> bool:
+    return path == route or path.startswith(route + "/")

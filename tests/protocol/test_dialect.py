@@ -73,14 +73,19 @@ def test_events_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "dialect"),
+    ("path", "headers", "dialect"),
     [
-        ("/v1/messages", ANTHROPIC),
-        ("/v1/messages/count_tokens", ANTHROPIC),
-        ("/v1/messages/batches", ANTHROPIC),
-        ("/v1/messagesque", OPENAI),
-        ("/v1/chat/completions", OPENAI),
+        ("/v1/messages", {}, ANTHROPIC),
+        ("/v1/messages/count_tokens", {}, ANTHROPIC),
+        ("/v1/messages/batches", {}, ANTHROPIC),
+        ("/v1/messagesque", {}, OPENAI),
+        ("/v1/chat/completions", {"anthropic-version": "2023-06-01"}, OPENAI),
+        ("/v1/models", {}, OPENAI),
+        ("/v1/models", {"anthropic-version": "2023-06-01"}, ANTHROPIC),
+        ("/v1/models/oxlo-demo", {"anthropic-version": "2023-06-01"}, ANTHROPIC),
     ],
 )
-def test_the_path_says_which(path: str, dialect: object) -> None:
-    assert dialect_of(path) is dialect
+def test_the_path_says_which_and_for_models_a_header(
+    path: str, headers: dict[str, str], dialect: object
+) -> None:
+    assert dialect_of(path, headers) is dialect
