@@ -31,6 +31,8 @@ HEADERS = {
 }
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 COMPATIBLE = ipaddress.ip_network("::/96")
+# Not of the open internet either, which older Pythons do not know; a cloud's metadata are behind 192.0.0.192.
+CLOSED = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))
 
 Resolve = Callable[[str, int], list[str]]
 
@@ -67,7 +69,7 @@ def public(address: str) -> bool:
 
 def _global(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     refused = ip.is_multicast or ip.is_reserved or ip.is_unspecified or ip.is_loopback or ip.is_link_local
-    return ip.is_global and not refused
+    return ip.is_global and not refused and not any(ip in network for network in CLOSED)
 
 
 class Fetch:
