@@ -43,11 +43,18 @@ class Named(Struct, frozen=True):
     name: str
 
 
+class AllowedTool(Struct, frozen=True):
+    """One of the tools that may be called."""
+
+    type: Literal["function"]
+    function: Named
+
+
 class Allowed(Struct, frozen=True):
     """Some of the tools, and whether one has to be called."""
 
     mode: Literal["auto", "required"]
-    tools: list["Choice"]
+    tools: Annotated[list[AllowedTool], Meta(min_length=1)]
 
 
 class Choice(Struct, frozen=True):
@@ -150,8 +157,7 @@ def _choice(request: ToolRequest, param: str) -> tuple[Literal["auto", "none", "
         case Choice(type="function", function=Named(name=name)):
             return "required", [name]
         case Choice(type="allowed_tools", allowed_tools=Allowed() as allowed):
-            names = [each.function.name for each in allowed.tools if each.function is not None]
-            return allowed.mode, names
+            return allowed.mode, [each.function.name for each in allowed.tools]
         case Choice():
             raise BadRequest(f"'{param}' names no function.", param=param)
     return choice, None

@@ -84,6 +84,23 @@ def test_a_function_without_parameters_takes_none() -> None:
         ({"tools": [tool()], "tool_choice": named("other")}, "tool_choice"),
         ({"tools": [tool()], "tool_choice": {"type": "function"}}, "tool_choice"),
         ({"tools": [tool()], "tool_choice": "always"}, "tool_choice"),
+        (
+            {
+                "tools": [tool()],
+                "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}},
+            },
+            "tool_choice.allowed_tools.tools",
+        ),
+        (
+            {
+                "tools": [tool()],
+                "tool_choice": {
+                    "type": "allowed_tools",
+                    "allowed_tools": {"mode": "auto", "tools": [{"type": "function"}]},
+                },
+            },
+            "tool_choice.allowed_tools.tools[0].function",
+        ),
         ({"functions": [tool()["function"]], "function_call": {"name": "other"}}, "function_call"),
         (
             {"tools": [tool()], "tool_choice": "required", "response_format": {"type": "json_object"}},
