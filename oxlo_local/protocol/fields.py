@@ -140,7 +140,8 @@ CHAT: tuple[Field, ...] = (
         "is the default then; false: the answer is a new turn",
         add_generation_prompt="the opposite of `continue_final_message`; both only if they agree",
         enable_thinking="switches thinking on or off where the template knows a switch",
-        thinking_budget="tokens, where the template knows a budget; else a 400",
+        thinking_budget="tokens of thought, behind which the thought is ended and the answer goes on; also handed to "
+        "templates that know a budget; a 400 where the model does not think",
         reasoning_format="split, the default: `reasoning_content`; inline: in `content`, between tags",
         chat_template_kwargs="`enable_thinking`, `thinking`, `reasoning_effort`, `thinking_budget`",
     ),

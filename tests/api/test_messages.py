@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import anthropic
 import httpx
@@ -19,6 +19,7 @@ from anthropic.types import (
     ToolParam,
     ToolUseBlock,
 )
+from openai import OpenAI
 from pydantic import BaseModel
 
 from oxlo_local.client import EventDecoder
@@ -384,20 +385,41 @@ def test_thoughts_are_blocks_of_their_own_streamed_and_whole(thinker: Anthropic)
     assert details is not None and 0 < details.thinking_tokens <= whole.usage.output_tokens
 
 
-def test_thinking_can_be_switched_off_and_a_budget_is_said_to_be_unknown(thinker: Anthropic) -> None:
+def test_thinking_can_be_switched_off_or_given_a_budget(thinker: Anthropic) -> None:
     off = thinker.messages.create(
         model="thinker", max_tokens=12, messages=asked("?"), thinking={"type": "disabled"}, extra_body=GREEDY
     )
     assert [block.type for block in off.content] == ["text"]
-    raw = thinker.messages.with_raw_response.create(
+    given = thinker.messages.create(
         model="thinker",
-        max_tokens=12,
+        max_tokens=1100,
         messages=asked("?"),
         thinking={"type": "enabled", "budget_tokens": 1024},
         extra_body=GREEDY,
     )
-    assert "knows no budget" in raw.headers["x-oxlo-warnings"]
-    assert raw.parse().content[0].type == "thinking"
+    assert [block.type for block in given.content] == ["thinking", "text"]
+    details = given.usage.output_tokens_details
+    assert details is not None and 1024 < details.thinking_tokens < 1040
+
+
+def test_a_chat_tells_thought_from_answer_behind_a_budget(thinker: Anthropic) -> None:
+    ask: dict[str, Any] = {
+        "model": "thinker",
+        "messages": [{"role": "user", "content": "?"}],
+        "max_tokens": 40,
+        "temperature": 0,
+    }
+    with OpenAI(base_url=f"{thinker.base_url}v1", api_key="any", max_retries=0) as client:
+        whole = client.chat.completions.create(**ask, extra_body={"thinking_budget": 6})
+        parts = [*client.chat.completions.create(**ask, stream=True, extra_body={"thinking_budget": 6})]
+    message = whole.choices[0].message
+    deltas = [chunk.choices[0].delta for chunk in parts if chunk.choices]
+    assert message.content and message.model_extra and message.model_extra["reasoning_content"]
+    assert "".join(delta.content or "" for delta in deltas) == message.content
+    thoughts = [(delta.model_extra or {}).get("reasoning_content") or "" for delta in deltas]
+    assert "".join(thoughts) == message.model_extra["reasoning_content"]
+    details = whole.usage and whole.usage.completion_tokens_details
+    assert details is not None and 6 < (details.reasoning_tokens or 0) < 20
 
 
 @pytest.mark.parametrize("display", ["summarized", "omitted"])

@@ -390,7 +390,7 @@ class TextEngine:
             self._finish(sequence, "length")
             return
         try:
-            token, scored = sequence.sampler.sample(row)
+            token, scored = sequence.sampler.sample(row, sequence.due)
         except OxloError as error:
             self._fail(call.id, error.code, error.message, error.param)
             return

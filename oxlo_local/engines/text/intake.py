@@ -17,11 +17,13 @@ INLINE = 16_384  # characters of prompt that are read within the step, about a m
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A call as the engine needs it: its prompts, the guide that each choice gets a copy of, and the prediction."""
+    """A call as the engine needs it: its prompts, the guide that each choice gets a copy of, the prediction, and the
+    tokens that end a thought."""
 
     prompts: list[Prompt]
     guide: Guide | None
     prediction: list[int]
+    closing: list[int]
 
 
 class Intake:
@@ -56,7 +58,7 @@ class Intake:
         prompts = self._reader.read(call)
         wanted = self._reader.wanted(call, prompts[0].text)
         guide = None if wanted is None else self._grammars.guide(wanted)
-        return Reading(prompts, guide, self._reader.prediction(call))
+        return Reading(prompts, guide, self._reader.prediction(call), self._reader.closing)
 
     def arrived(self) -> list[tuple[TextCall, "Future[Reading]"]]:
         """The calls that have been read since the last time; a future holds what was wrong with its call."""

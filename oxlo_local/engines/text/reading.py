@@ -17,7 +17,7 @@ from oxlo_local.engines.text.prompt import ChatTemplate
 from oxlo_local.engines.text.runs import splice
 from oxlo_local.engines.text.sight import Image, Sight, View
 from oxlo_local.engines.text.thinking import WISHES, may_think, opened, switches
-from oxlo_local.engines.text.toolcalls.harmony import HARMONY
+from oxlo_local.engines.text.toolcalls.harmony import END, HARMONY
 from oxlo_local.errors import BadRequest, ContextLengthExceeded, UnsupportedValue
 
 COUNTED = 1 << 20  # characters that are counted even if they cannot fit, in about a second
@@ -51,8 +51,17 @@ class Reader:
         self.chats = self._template is not None
         self.thinks = self._template is not None and self._template.thinks
         self.thinking_knows = sorted(WISHES & self._template.knows) if self._template else []
+        self.closing = self._closing_tokens()
+        """Tokens that end a thought; none where the model does not think."""
         self.markers = self._marker_tokens()
         """Control tokens that divide an answer, which have no text otherwise: token id -> marker, in bytes."""
+
+    def _closing_tokens(self) -> list[int]:
+        if self._template is None or not self._template.thinks:
+            return []
+        thoughts = self._template.thoughts
+        end = END if thoughts is None else thoughts.closes
+        return self._llama.tokenize(end, special=True, add_special=False)
 
     def _marker_tokens(self) -> dict[int, bytes]:
         template = self._template

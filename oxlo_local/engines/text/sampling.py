@@ -94,24 +94,35 @@ class Sampler:
             C.llama_set_sampler(self._llama.context, self._attached, None)
             self._attached, self._for_backend = None, False
 
-    def sample(self, row: Row) -> tuple[int, TokenLogprob | None]:
+    def sample(self, row: Row, due: int | None = None) -> tuple[int, TokenLogprob | None]:
         """The token after `row`, and its score by the model's own distribution; the chain remembers the token.
+
+        A token that is `due` is the one, unless the guide forbids it here.
 
         Raises BadRequest where the request's biases ban every token that its constraint allows.
         """
         if self._guide is None and self._alternatives is None:
-            return self._draw(row), None
+            return self._next(row, due), None
         logits = self._llama.logits(row)
         own = logits
         if self._guide is not None:
             own = logits if self._alternatives is None else logits.copy()
             self._guide.restrict(logits)
-        token = self._draw(row)
+            if due is not None and not self._guide.allows(due):
+                due = None
+        token = self._next(row, due)
         if self._guide is not None and not self._guide.allows(token):
             raise BadRequest("'logit_bias' bans every token that the constraint allows.", param="logit_bias")
         if self._alternatives is None:
             return token, None
         return token, logprob(self._llama, own, token, self._alternatives)
+
+    def _next(self, row: Row, due: int | None) -> int:
+        if due is None:
+            return self._draw(row)
+        if self._chain is not None:
+            C.llama_sampler_accept(self._chain, due)
+        return due
 
     def _draw(self, row: Row) -> int:
         if self._greedy:

@@ -77,6 +77,8 @@ class Sequence:
     output: TextOutput
     channels: Channels | None = None  # of an answer that is more than text
     guide: Guide | None = None  # of a constrained answer
+    closing: Tokens[int] = ()  # what ends a thought
+    thought: int = 0  # tokens of its thoughts
     images: list[View] = field(default_factory=list)  # in its prompt
     prediction: Tokens[int] = ()  # what its client thinks that the answer will be
     lookup: Lookup | None = None  # made when it first guesses
@@ -89,6 +91,7 @@ class Sequence:
     echo: str | None = None  # the prompt's text, still to be emitted
     echo_logprobs: list[TokenLogprob] = field(default_factory=list)
     _logprobs: list[TokenLogprob] = field(default_factory=list)  # of tokens whose text is held back
+    _closed: int = 0  # tokens of `closing` that have come
     _unsaid: int = 0  # tokens that the channels hold back
     _unsaid_logprobs: list[TokenLogprob] = field(default_factory=list)
 
@@ -158,8 +161,21 @@ class Sequence:
                 self.request.rejected_prediction += len(self.guess.tokens)
         return len(known)
 
+    @property
+    def due(self) -> int | None:
+        """The token that has to come, where what may be thought is spent: the next one of a thought's end."""
+        budget = self.request.call.thinking.budget
+        if budget is None or self.channels is None or not self.channels.thinking or self.thought < budget:
+            return None
+        return self.closing[self._closed] if self._closed < len(self.closing) else None
+
     def take(self, token: int) -> None:
         """The next token was drawn; one that was guessed is computed already."""
+        if self.channels is not None and self.channels.thinking:
+            self._closed += token == self.due
+            self.thought += 1
+        else:
+            self._closed = 0
         self.tokens.append(token)
         self.request.completion_tokens += 1
         if self.guess is None or self.slot is None or not self.guess.check(token):
@@ -272,6 +288,7 @@ def choices(reading: Reading, call: TextCall, *, context: int, arrivals: Iterato
             echo=prompt.text if call.echo else None,
             guide=reading.guide and reading.guide.copy(),
             images=[View(view.start, view.seen, view.image) for view in prompt.images],
+            closing=reading.closing,
             prediction=reading.prediction,
         )
         sequence.begin()

@@ -2,7 +2,7 @@
 
 Templates know different variables: a switch (`enable_thinking`, `thinking`), an effort, a budget. A wish is turned into
 what this template reads. What it cannot be turned into is refused: a client that asks for less thinking and gets the
-same would not know.
+same would not know. A budget holds for every model that thinks, since the engine ends a thought that has spent it.
 """
 
 import re
@@ -120,7 +120,8 @@ def switches(
         what = "does not think" if not thinks else "thinks as long as it likes: its template knows no effort"
         raise UnsupportedValue(f"this model {what}; leave {param} out", param=param)
     if wish.budget is not None:
-        if "thinking_budget" not in knows:
-            raise UnsupportedValue("this model's template knows no thinking budget", param="thinking_budget")
-        variables["thinking_budget"] = wish.budget
+        if not thinks:
+            raise UnsupportedValue("this model does not think; leave it out", param="thinking_budget")
+        if "thinking_budget" in knows:
+            variables["thinking_budget"] = wish.budget
     return variables

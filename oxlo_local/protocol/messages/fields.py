@@ -38,8 +38,9 @@ MESSAGES: tuple[Field, ...] = (
     Field(
         "thinking",
         "honoured",
-        "enabled and adaptive let a model think that can; a budget is handed to templates that know one, and has no "
-        "effect, with a warning, on others; disabled is a 400 where the template has no switch; `display` omitted: the "
+        "enabled and adaptive let a model think that can; a thought that has spent its budget is ended, and the "
+        "answer goes on; a model that does not think answers, with a warning; disabled is a 400 where the template "
+        "has no switch; `display` omitted: the "
         "signature carries the thought",
     ),
     Field(

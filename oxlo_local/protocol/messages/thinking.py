@@ -61,8 +61,6 @@ def wish_of(
     warnings = []
     if budget is not None and not thinks:
         warnings.append("thinking has no effect: this model does not think")
-    elif budget is not None and "thinking_budget" not in knows:
-        warnings.append("thinking.budget_tokens has no effect: this model's template knows no budget")
     if effort is not None and (off or "reasoning_effort" not in knows):
         why = "thinking is disabled" if off else "this model's template knows no effort"
         warnings.append(f"output_config.effort has no effect: {why}")
@@ -70,7 +68,7 @@ def wish_of(
     wish = Thinking(
         effort=effort,
         enabled=enabled,
-        budget=budget if "thinking_budget" in knows else None,
+        budget=budget if thinks else None,
     )
     return wish, warnings
 

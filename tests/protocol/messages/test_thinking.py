@@ -11,7 +11,6 @@ from oxlo_local.protocol.messages.thinking import SEALED, signature_of, thought_
 from tests.protocol.messages.asking import BUDGET, EFFORT, PLAIN, SWITCH, call, warnings
 
 ENABLED = {"type": "enabled", "budget_tokens": 2048}
-NO_BUDGET = "thinking.budget_tokens has no effect: this model's template knows no budget"
 NO_THOUGHT = "thinking has no effect: this model does not think"
 NO_EFFORT = "output_config.effort has no effect: this model's template knows no effort"
 
@@ -20,11 +19,11 @@ NO_EFFORT = "output_config.effort has no effect: this model's template knows no 
     ("facts", "thinking", "effort", "wish", "said"),
     [
         (SWITCH, None, None, Thinking(), []),
-        (SWITCH, ENABLED, None, Thinking(enabled=True), [NO_BUDGET]),
+        (SWITCH, ENABLED, None, Thinking(enabled=True, budget=2048), []),
         (SWITCH, {"type": "adaptive"}, None, Thinking(enabled=True), []),
         (SWITCH, {"type": "disabled"}, None, Thinking(enabled=False), []),
         (SWITCH, None, "low", Thinking(), [NO_EFFORT]),
-        (EFFORT, ENABLED, "low", Thinking(effort="low"), [NO_BUDGET]),
+        (EFFORT, ENABLED, "low", Thinking(effort="low", budget=2048), []),
         (EFFORT, None, "max", Thinking(effort="max"), []),
         (EFFORT, {"type": "disabled"}, "low", Thinking(enabled=False),
          ["output_config.effort has no effect: thinking is disabled"]),
