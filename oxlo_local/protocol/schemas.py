@@ -22,7 +22,7 @@ MAX_MULTIPLE = 1000  # multipleOf becomes an automaton of so many states
 _ONE = ("additionalProperties", "items", "additionalItems")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
 _MAPS = ("properties", "patternProperties", "$defs", "definitions")
-_ENFORCED = frozenset(
+ENFORCED = frozenset(
     "$ref additionalItems additionalProperties allOf anyOf const enum exclusiveMaximum exclusiveMinimum format items "
     "maxItems maxLength maxProperties maximum minItems minLength minProperties minimum multipleOf oneOf pattern "
     "patternProperties prefixItems properties required type".split()
@@ -95,7 +95,7 @@ def _collect(schema: Node, param: str) -> dict[int, tuple[Node, str]]:
 
 def _check_node(node: Node, path: str) -> None:
     for keyword in node:
-        if keyword not in _ENFORCED and keyword not in _NOTES and not _vendor_note(keyword):
+        if keyword not in ENFORCED and keyword not in _NOTES and not _vendor_note(keyword):
             raise _cannot(keyword, path, "it is unknown, or no grammar can express it")
     format = node.get("format")
     if format is not None and not (isinstance(format, str) and format in FORMATS):

@@ -14,7 +14,17 @@ from oxlo_local.calls import Constraint
 from oxlo_local.engines.text.grammar import Frame, guided
 from oxlo_local.engines.text.thinking import Markers
 from oxlo_local.engines.text.toolcalls.format import Format
-from oxlo_local.engines.text.toolcalls.shape import Grammar, Json, OneOf, Part, Rule, Some, Written
+from oxlo_local.engines.text.toolcalls.shape import (
+    Free,
+    Grammar,
+    Json,
+    OneOf,
+    Part,
+    Rule,
+    Some,
+    Written,
+)
+from oxlo_local.engines.text.unmarked import core, counted, exactly, pieces, tagged, times
 
 Content = Constraint | Literal["text"] | None
 
@@ -40,7 +50,7 @@ def frame(wanted: Wanted, tokens: Mapping[str, int]) -> Frame:
     format, content, calls = wanted.format, wanted.content, wanted.calls
     before = ""
     if wanted.thought is not None:
-        lark.define("thought", (wanted.thought.opens, Written(), wanted.thought.closes))
+        lark.define("thought", (wanted.thought.opens, Free(), wanted.thought.closes))
         lark.rules.append("gap: /[ \\n]{1,8}/")
         before = "(thought gap?)?"
     elif format.notes and not wanted.resumed:
@@ -59,7 +69,8 @@ def frame(wanted: Wanted, tokens: Mapping[str, int]) -> Frame:
         if content != "text" or format.notes:
             forms.append("calls")
         else:
-            forms.append(lark.after_text(calls, format.starts, wanted.thought))
+            opens = () if wanted.thought is None else (wanted.thought.opens,)
+            forms.append(f"{lark.text((*format.starts, *opens))} calls?")
     lark.rules.append(f"answer: {' | '.join(forms)}")
     inside = content if isinstance(content, Constraint) else None
     return Frame("\n".join(lark.rules) + "\n", inside, "tools" if inside is None else inside.param)
@@ -85,29 +96,13 @@ class Lark:
         head, end = self.literal(begin + calls.begin), self.literal(calls.end)
         self.rules.append(f"calls: {head} call {more} {end}")
 
-    def after_text(self, calls: Grammar, starts: Sequence[str], thought: Markers | None) -> str:
-        """Text in which none of the markers `starts` occurs and that is no thought, calls, or both."""
-        lead = calls.begin or str(calls.calls[0][0])
-        mark = next(mark for mark in starts if lead.startswith(mark))
-        barred = "".join(f" & ~/(?s:.*){regex(each)}(?s:.*)/" for each in starts if each not in self.tokens)
-        no_thought = ""
-        if thought is not None and not any(token in thought.opens for token in self.tokens):
-            no_thought = f" & ~/{regex(thought.opens)}(?s:.*)/"
-        if mark in self.tokens:  # which no text can contain
-            self.rules.append(f"TEXT: /(?s:.+)/{barred}{no_thought}")
-            return "TEXT? calls?"
-        # The text and the marker are one: only so can it be told where the text ends.
-        self.rules += [
-            f"TEXT: /(?s:.*)/{barred}{no_thought}",
-            f"LEAD: /(?s:.*){regex(mark)}/{no_thought}",
-            "lead[lazy]: LEAD",
-        ]
-        begin, firsts = calls.begin.removeprefix(mark), calls.calls
-        if not calls.begin:
-            firsts = tuple((str(parts[0]).removeprefix(mark), *parts[1:]) for parts in firsts)
-        self.rules.append(f"first: {self._one_of(firsts)}")
-        more = "" if calls.between is None else f"({self.literal(calls.between)} call)*"
-        return f"TEXT | lead {self.literal(begin)} first {more} {self.literal(calls.end)}"
+    def text(self, marks: Sequence[str]) -> str:
+        """Text in which none of these markers occurs; those with tokens in them never do."""
+        written = [mark for mark in marks if not any(token in mark for token in self.tokens)]
+        if not written:
+            return "(/(?s:.+)/)?"
+        first, *others = map(self._terminal, pieces(written))
+        return self._named(f"{first}? ({' | '.join(others)})*")
 
     def _one_of(self, forms: Sequence[Sequence[Part]]) -> str:
         return " | ".join(self.sequence(parts) or '""' for parts in forms)
@@ -123,8 +118,10 @@ class Lark:
                 return self.literal(part)
             case Rule(name):
                 return name
-            case Written(pattern):
-                return self._until(pattern, following)
+            case Free():
+                return self._free(part, literal_of(next(following)))
+            case Written():
+                return self._until(part, literal_of(next(following)))
             case Json(schema):
                 return self._named(f"%json {guided(schema)}")
             case OneOf(forms):
@@ -143,20 +140,55 @@ class Lark:
         several = f"{once} ({self.literal(part.between)} {once}){{{more}}}"
         return f"({several})" if part.least else f"({several})?"
 
-    def _named(self, body: str) -> str:
+    def _named(self, body: str, options: str = "") -> str:
         name = f"rule{len(self.rules)}"
+        self.rules.append(f"{name}{options}: {body}")
+        return name
+
+    def _terminal(self, body: str) -> str:
+        name = f"TERMINAL{len(self.rules)}"
         self.rules.append(f"{name}: {body}")
         return name
 
-    def _until(self, pattern: str, following: Iterator[Part]) -> str:
+    def _free(self, free: Free, end: str) -> str:
+        """Free text and the literal that ends it.
+
+        White space at the head of that is taken off where a call is read: it counts as text while there is room for
+        more of that, and may be missing.
+        """
+        least, most = free.least, free.most
+        space = end[: len(end) - len(end.lstrip())]
+        behind = end[len(space) :]
+        head, *more = self._split(behind)
+        mark = core(head)
+        if head in self.tokens or (more and mark == head):  # a token tells that the text ends
+            lead = "" if head in self.tokens else head
+            name = self._named(f"/(?s:.){times(least, most)}{exactly(space + lead)}/")
+            return f"{name} {self.literal(behind.removeprefix(lead))}"
+        if least == most:
+            return f"{counted(mark[0], least, most)} {self.literal(end)}"
+        whole = self.literal(behind)
+        least += bool(least and space)
+        plain = counted(mark[0], least, most)
+        if most is None:
+            odd = " | ".join(map(self._terminal, pieces((mark,))[1:]))
+            alone = f"| ({odd})+" if free.least == 1 else ""
+            return f"({plain} ({odd})* {alone}) {whole}"
+        if space:
+            plain += f" ({self.literal(space)})?"
+        if most < 4 or least > most // 2 + 2:
+            return f"{plain} {whole}"
+        early, late = tagged(mark, least, most)
+        return (
+            f"({plain} {whole} | {early} {self._named(late, '[lazy]')} {self.literal(behind[len(mark) :])})"
+        )
+
+    def _until(self, written: Written, end: str) -> str:
         """Text of a pattern, and the literal that ends it: its first words belong to the lexeme, or a token cuts it."""
-        end = next(following)
-        assert isinstance(end, str)
         head, *rest = self._split(end)
         plain = "" if head in self.tokens else head
-        lazy = "" if plain == "" or any(piece in self.tokens for piece in rest) else "[lazy]"
-        name = f"text{len(self.rules)}"
-        self.rules.append(f"{name}{lazy}: /({slashed(pattern)}){regex(plain)}/")
+        clear = written.clear or plain == "" or any(piece in self.tokens for piece in rest)
+        name = self._named(f"/({slashed(written.pattern)}){exactly(plain)}/", "" if clear else "[lazy]")
         return f"{name} {self.literal(end.removeprefix(plain))}"
 
     def literal(self, text: str) -> str:
@@ -178,6 +210,7 @@ def slashed(pattern: str) -> str:
     return re.sub(r"\\.|/|\n", lambda found: {"/": "\\/", "\n": "\\n"}.get(found[0], found[0]), pattern)
 
 
-def regex(text: str) -> str:
-    """A regular expression for one string, as it stands between slashes."""
-    return re.escape(text).replace("/", "\\/").replace("\n", "n")
+def literal_of(part: Part) -> str:
+    """The literal that a format has behind free text."""
+    assert isinstance(part, str)
+    return part

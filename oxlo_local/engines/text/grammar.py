@@ -27,6 +27,8 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, grammar_from
 from numpy.typing import NDArray
 
 from oxlo_local.calls import Constraint
+from oxlo_local.engines.text.toolcalls.values import FORMATS
+from oxlo_local.engines.text.unmarked import SLICES
 from oxlo_local.engines.weights import Weights
 from oxlo_local.errors import OxloError, Unavailable, UnsupportedValue
 
@@ -36,9 +38,17 @@ SECONDS = 1.0  # that a client waits for a compilation
 COMPILERS = 4  # compilations at once, those included that nobody waits for any more
 NICE = 10  # of a compilation; the decode is what others wait for
 KEPT = 64  # compiled grammars
+NAMED = ("properties", "patternProperties", "$defs", "definitions")  # schemas by name
+VALUES = ("enum", "const", "default", "example", "examples")  # no schemas, whatever they look like
 # A space where JSON has room for one, or a line's indentation: with no limit, a lost model would write nothing else.
 SPACE = r"( |\n[ \t]{0,40})?"
-JSON_OPTIONS = {"whitespace_pattern": SPACE, "lenient": False, "coerce_one_of": False}
+JSON_OPTIONS = {
+    "whitespace_pattern": SPACE,
+    "lenient": False,
+    "coerce_one_of": False,
+    # Without \\u: an escaped name would be taken for one that the schema does not know.
+    "json_allowed_escapes": 'nrbtf\\"',
+}
 
 
 @dataclass(frozen=True)
@@ -209,14 +219,34 @@ def _tokenizer(weights: Weights) -> LLTokenizer:
         vocab_ptr=weights.vocab,
         tokenize_fptr=weights.tokenize_address,
         eos_token=ends,
-        slices=None,
+        slices=[*SLICES],
     )
     return made
 
 
 def guided(schema: str) -> str:
     """A JSON Schema, as text, with llguidance's own switches: nothing is loosened, blanks are few."""
-    return json.dumps({**json.loads(schema), "x-guidance": JSON_OPTIONS})
+    read = with_dates(json.loads(schema))
+    assert isinstance(read, dict)
+    return json.dumps({**read, "x-guidance": JSON_OPTIONS})
+
+
+def with_dates(schema: object) -> object:
+    """A schema whose dates are patterns: llguidance's own have a 29th of February each year."""
+    if isinstance(schema, list):
+        return [with_dates(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {}
+    for keyword, value in schema.items():
+        if keyword in NAMED and isinstance(value, dict):
+            made[keyword] = {name: with_dates(each) for name, each in value.items()}
+        else:
+            made[keyword] = value if keyword in VALUES else with_dates(value)
+    beside = made.get("allOf", [])
+    if schema.get("format") in ("date", "date-time") and isinstance(beside, list):
+        made["allOf"] = [*beside, {"pattern": f"^({FORMATS[str(made.pop('format'))]})$"}]
+    return made
 
 
 def _source(constraint: Constraint) -> str:

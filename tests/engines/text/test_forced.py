@@ -183,6 +183,7 @@ def schema_of(**properties: object) -> str:
     ("schema", "right", "wrong"),
     [
         ({"type": "string", "enum": ["red", "dark blue"]}, ["red", "dark blue"], ["blue", ""]),
+        ({"enum": ["red", "dark blue"]}, ["red", "dark blue"], ["blue", "", 3]),
         ({"type": "string", "const": "a.c"}, ["a.c"], ["abc"]),
         ({"type": "string", "minLength": 2, "maxLength": 3}, ["äö", "äöü"], ["a", "abcd"]),
         ({"type": "string", "pattern": "^a+$"}, ["a", "aaa"], ["b", "aab"]),

@@ -8,12 +8,13 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
-from llguidance import LLMatcher
+from llguidance import LLMatcher, LLTokenizer
 
 from oxlo_local.calls import Constraint, Done, Finished, Sampling, TextCall
 from oxlo_local.engines.text import grammar
-from oxlo_local.engines.text.grammar import Grammars
+from oxlo_local.engines.text.grammar import Frame, Grammars
 from oxlo_local.engines.weights import Weights
+from oxlo_local.protocol import schemas
 from oxlo_local.random_model import SPECIALS, Architecture
 from tests.engines.text.conftest import Answers, MakeEngine, drive
 
@@ -118,6 +119,116 @@ def test_what_ends_is_valid(make_engine: MakeEngine, name: str) -> None:
             ended += 1
     assert ended
     assert all(isinstance(end, Done) for end in answers.ends.values())
+
+
+OPEN = {"type": "object", "properties": {"a": {"type": "integer"}, "é": {"type": "integer"}}}
+OFTEN = (
+    '{"a": 1, "b": 2}',
+    '{"b": 2}',
+    '{"a": "x"}',
+    "{}",
+    "[]",
+    "[1]",
+    "[1, 2]",
+    '["a"]',
+    "1",
+    "2.5",
+    "6",
+    '"a"',
+    '"abc"',
+)
+# By keyword: schemas, and texts that tell whether they hold, beside those of OFTEN.
+KEYWORDS: dict[str, list[tuple[dict[str, object], tuple[str, ...]]]] = {
+    "properties": [
+        (OPEN, ('{"\\u0061": "x"}', '{"\\u00e9": "x"}', '{"a": 1, "a": "x"}', '{"b": 1, "a": "x"}'))
+    ],
+    "additionalProperties": [
+        (
+            {"type": "object", "required": ["a"], "additionalProperties": {"type": "integer"}},
+            ('{"b": "x", "a": 1}',),
+        ),
+        ({"properties": {"a": {}}, "additionalProperties": False}, ('{"A": 1}',)),
+    ],
+    "patternProperties": [
+        (
+            {
+                "type": "object",
+                "properties": {"ab": {"type": "integer"}},
+                "patternProperties": {"^a": {"maximum": 5}},
+            },
+            ('{"ab": 9}', '{"ab": 3}', '{"ac": 9}', '{"ac": 2}', '{"\\u0061c": 9}'),
+        )
+    ],
+    "required": [({"required": ["a"]}, ()), ({**OPEN, "required": ["a", "é"]}, ('{"a": 1, "é": 1}',))],
+    "minProperties": [({"type": "object", "minProperties": 1}, ()), ({**OPEN, "minProperties": 0}, ())],
+    "maxProperties": [({"type": "object", "maxProperties": 1}, ())],
+    "items": [({"type": "array", "items": False}, ()), ({"items": {"type": "integer"}}, ())],
+    "prefixItems": [
+        ({"type": "array", "prefixItems": [{"type": "integer"}], "items": {"type": "string"}}, ('[1, "a"]',))
+    ],
+    "additionalItems": [({"type": "array", "items": [{"type": "integer"}], "additionalItems": False}, ())],
+    "minItems": [({"minItems": 2}, ()), ({"enum": [[1], [1, 2]], "minItems": 2}, ())],
+    "maxItems": [({"type": "array", "maxItems": 1}, ())],
+    "minLength": [({"type": "string", "minLength": 2}, ('"\\ud83c\\udf88"', '"🎈"', '"\\n"', '"ab"'))],
+    "maxLength": [({"type": "string", "maxLength": 1}, ('"🎈"', '"\\n"', '"\\n\\n"'))],
+    "pattern": [
+        ({"type": "string", "pattern": "^a|b$"}, ('"ax"', '"xb"', '"xbx"')),
+        ({"type": "string", "pattern": "^.$", "maxLength": 3}, ('"\\n"', '"ab"')),
+    ],
+    "format": [
+        (
+            {"type": "string", "format": "date"},
+            ('"2024-02-29"', '"2023-02-29"', '"1900-02-29"', '"2024-04-31"'),
+        ),
+        ({"type": "string", "format": "date", "pattern": "^2024"}, ('"2023-01-01"', '"2024-01-01"')),
+        (
+            {"format": "date-time"},
+            ('"2024-02-29T01:02:03Z"', '"2023-02-29T01:02:03Z"', '"2024-02-29T25:02:03Z"'),
+        ),
+        ({"type": "string", "format": "ipv4"}, ('"1.2.3.4"', '"256.1.1.1"', '"01.1.1.1"')),
+        ({"type": "string", "format": "ipv6"}, ('"::1"', '":::"', '"1::2::3"')),
+        ({"type": "string", "format": "uuid"}, ('"2eb8aa08-aa98-11ea-b4aa-73b441d16380"', '"2eb8aa08"')),
+    ],
+    "enum": [({"type": "integer", "enum": ["a", 1]}, ()), ({"enum": [1, 6], "minimum": 3}, ())],
+    "const": [({"const": {"a": 1}}, ('{"a": 1}', '{"a": 1, "a": 2}'))],
+    "minimum": [({"minimum": 3}, ("1e3",)), ({"type": "integer", "minimum": 2.5}, ("2", "3"))],
+    "maximum": [({"type": "number", "maximum": 5}, ("1e3", "5", "5.0", "5.01"))],
+    "exclusiveMinimum": [({"type": "number", "exclusiveMinimum": 1, "minimum": 1}, ("1.0", "1.1"))],
+    "exclusiveMaximum": [({"type": "number", "exclusiveMaximum": 6}, ("6.0", "5.9", "1e1"))],
+    "multipleOf": [
+        ({"type": "integer", "multipleOf": 3}, ("4", "-6")),
+        ({"type": "number", "multipleOf": 0.5}, ("2.25",)),
+    ],
+    "anyOf": [({**OPEN, "anyOf": [{"required": ["a"]}, {"required": ["é"]}]}, ('{"é": 1}',))],
+    "allOf": [({"allOf": [{**OPEN, "additionalProperties": False}, {"properties": {"b": {}}}]}, ())],
+    "oneOf": [({"oneOf": [{"type": "integer"}, {"type": "string"}]}, ())],
+    "$ref": [({"$ref": "#/$defs/s", "maxLength": 1, "$defs": {"s": {"type": "string"}}}, ())],
+    "type": [({"type": ["integer", "null"]}, ("null", "1.5"))],
+}
+
+
+@pytest.mark.parametrize("keyword", KEYWORDS)
+def test_a_keyword_is_never_loosened(keyword: str) -> None:
+    """What the grammar takes is valid, by a reference that has nothing in common with it."""
+    tokenizer = LLTokenizer("byte")
+    for wanted, told in KEYWORDS[keyword]:
+        matcher = LLMatcher(
+            tokenizer, grammar.framed(Frame("start: @inside", schema(wanted), "p")), log_level=0
+        )
+        assert not matcher.is_error(), matcher.get_error()
+        older = jsonschema.Draft7Validator if "additionalItems" in wanted else jsonschema.Draft202012Validator
+        judge = older(wanted, format_checker=older.FORMAT_CHECKER)
+        taken = set()
+        for text in (*OFTEN, *told):
+            tokens = tokenizer.tokenize_str(text)
+            here = matcher.deep_copy()
+            if here.consume_tokens(tokens) and here.is_accepting():
+                taken.add(judge.is_valid(json.loads(text)))
+        assert taken == {True}, wanted
+
+
+def test_every_keyword_that_is_enforced_is_judged() -> None:
+    assert KEYWORDS.keys() == schemas.ENFORCED
 
 
 KINDS: list[Architecture] = ["llama", "gemma2", "mamba", "jamba"]

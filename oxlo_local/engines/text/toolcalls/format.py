@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from oxlo_local.engines.text.toolcalls.shape import Grammar, Json, OneOf, Part, Some, Written, maybe
+from oxlo_local.engines.text.toolcalls.shape import Free, Grammar, Json, OneOf, Part, Some, maybe
 from oxlo_local.engines.text.toolcalls.tape import Ended, Say, Steps, Tape, Unparsable, escaped
 from oxlo_local.engines.text.toolcalls.values import KEY, parameters, plain_string, text_of
 
@@ -122,7 +122,7 @@ class Writing:
         assert self.key_before is not None
         for textual in (True, False) if "{textual}" in self.key_before else (True,):
             before, _, behind = self._tag("{key}", textual=textual).partition("{key}")
-            yield before, Written(KEY), behind, Written() if textual else Json("{}"), self.key_after
+            yield before, KEY, behind, Free() if textual else Json("{}"), self.key_after
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Set
 
-from oxlo_local.engines.text.toolcalls.shape import Json, OneOf, Part, Rule, Some, Written
+from oxlo_local.engines.text.toolcalls.shape import Free, Json, OneOf, Part, Rule, Some
 from oxlo_local.engines.text.toolcalls.values import (
     KEY,
     OBJECT,
@@ -94,10 +94,10 @@ class Notation:
                 OneOf(
                     (
                         *scalars,
-                        (QUOTE, Written(), QUOTE),
+                        (QUOTE, Free(), QUOTE),
                         (Json('{"type":"number"}'),),
                         ("[", Some((anything,), between=","), "]"),
-                        ("{", Some((Written(KEY), ":", anything), between=","), "}"),
+                        ("{", Some((KEY, ":", anything), between=","), "}"),
                     )
                 ),
             )
@@ -132,7 +132,7 @@ class Notation:
             return "{", self._members(members, frozenset(required))
         if others is False:
             return ("{}",)
-        return "{", Some((Written(KEY), ":", *self._value(others)), between=","), "}"
+        return "{", Some((KEY, ":", *self._value(others)), between=","), "}"
 
     def _members(self, members: Mapping[str, object], required: Set[str]) -> Part:
         """The members, in their order, and the closing brace.
@@ -143,7 +143,7 @@ class Notation:
         at_first: Part = "}"
         later: Part = "}"
         for name, schema in reversed([*members.items()]):
-            if re.fullmatch(KEY, name) is None:
+            if re.fullmatch(KEY.pattern, name) is None:
                 raise cannot("properties")
             value = self._rule(self._value(schema))
             begun: tuple[Part, ...] = (f"{name}:", value, later)

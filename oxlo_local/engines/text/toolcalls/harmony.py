@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 
 from oxlo_local.engines.text.toolcalls.format import ANY, Calls, Format, Writing, object_text
-from oxlo_local.engines.text.toolcalls.shape import Grammar, Json, OneOf, Written, maybe
+from oxlo_local.engines.text.toolcalls.shape import Free, Grammar, Json, OneOf, maybe
 from oxlo_local.engines.text.toolcalls.tape import Ended, Say, Steps, Tape
 
 START, CHANNEL, MESSAGE, CONSTRAIN = "<|start|>", "<|channel|>", "<|message|>", "<|constrain|>"
@@ -83,7 +83,7 @@ HARMONY = Format(
         CALL,
         between=f"{START}assistant",
     ),
-    notes=(CHANNEL, OneOf((("analysis",), ("commentary",))), MESSAGE, Written(), NEXT),
+    notes=(CHANNEL, OneOf((("analysis",), ("commentary",))), MESSAGE, Free(), NEXT),
     final=(CHANNEL, "final", maybe(f" {CONSTRAIN}json"), MESSAGE),
     resume=NEXT,
 )

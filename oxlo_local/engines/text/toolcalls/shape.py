@@ -6,8 +6,6 @@ A format makes a `Grammar` of these (`format.Writing`); `forced` turns it into l
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-ANYTHING = "(?s:.*)"
-
 
 @dataclass(frozen=True)
 class Json:
@@ -17,10 +15,22 @@ class Json:
 
 
 @dataclass(frozen=True)
-class Written:
-    """A place for text that matches `pattern`, a regular expression, and ends where the literal behind it begins."""
+class Free:
+    """A place for text of `least` to `most` characters (None = any number), up to the literal behind it."""
 
-    pattern: str = ANYTHING
+    least: int = 0
+    most: int | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """A place for text that matches `pattern`, a regular expression, and ends where the literal behind it begins.
+
+    `clear`: it cannot have the character in it that the literal begins with.
+    """
+
+    pattern: str
+    clear: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ class Rule:
     name: str
 
 
-Part = str | Json | Written | OneOf | Some | Rule
+Part = str | Json | Free | Written | OneOf | Some | Rule
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from oxlo_local.engines.text.toolcalls.shape import OneOf, Part, Written
+from oxlo_local.engines.text.toolcalls.shape import Free, OneOf, Part, Written
 from oxlo_local.errors import UnsupportedValue
 
 Node = Mapping[str, object]
 
-KEY = r"[^\s:{}\[\],\"'<>=|]{1,64}"
+KEY = Written(r"[^\s:{}\[\],\"'<>=|]{1,64}", clear=True)
 DEFINITIONS = ("$defs", "definitions")
 # Notes to a reader, which no value can break.
 NOTES = frozenset(
@@ -24,9 +24,10 @@ OBJECT = frozenset({"type", "properties", "required", "additionalProperties"})
 BOUNDS = ("pattern", "format", "minLength", "maxLength")
 STRING = frozenset({"type", "enum", "const", *BOUNDS})
 
+_LEAP = "([1-9][0-9](0[48]|[2468][048]|[13579][26])|([2468][048]|[13579][26])00)"
 _DATE = (
-    "[1-9][0-9]{3}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)"
-    "|02-(0[1-9]|1[0-9]|2[0-8]))"
+    "([1-9][0-9]{3}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)"
+    f"|02-(0[1-9]|1[0-9]|2[0-8]))|{_LEAP}-02-29)"
 )
 _TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
 _BYTE = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
@@ -132,7 +133,13 @@ def _pointers(value: object) -> Iterator[str]:
 
 def plain_string(schema: object) -> bool:
     """Whether a parameter's schema asks for a string and nothing else."""
-    return isinstance(schema, dict) and schema.get("type") == "string"
+    if not isinstance(schema, dict):
+        return False
+    values = listed(schema)
+    kind = schema.get(
+        "type", "string" if values and all(isinstance(value, str) for value in values) else None
+    )
+    return kind == "string"
 
 
 def listed(schema: Node) -> list[object] | None:
@@ -160,10 +167,9 @@ def text_of(schema: Node) -> Part:
         if pattern is None:
             raise cannot("format")
         return Written(pattern)
-    if bounds:
-        most = schema.get("maxLength", "")
-        return Written(f"(?s:.){{{schema.get('minLength', 0)},{most}}}")
-    return Written()
+    least, most = schema.get("minLength", 0), schema.get("maxLength")
+    assert isinstance(least, int) and isinstance(most, int | None)
+    return Free(least, most)
 
 
 def searched(pattern: str) -> str:
