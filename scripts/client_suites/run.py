@@ -7,7 +7,7 @@ it, and otherwise unexpected. Abilities are then run once more with their answer
 
 Exit status 1 for a protocol failure, an unexpected failure, or an expected one that passes. With MODEL (a name or a
 GGUF file) another chat model runs and nothing is expected to fail; EMBEDDER is the embedding model (default: random
-weights).
+weights). Images are shown to the chat model where it sees, else to one of random weights.
 
 Example:  scripts/suites --only langchain
           MODEL=qwen-3-8b EMBEDDER=all-minilm scripts/suites --json > suites.json
@@ -34,9 +34,10 @@ from client_suites.wire import Exchange, Wire  # noqa: E402
 from oxlo_local import random_model  # noqa: E402
 from oxlo_local.errors import OxloError  # noqa: E402
 from oxlo_local.launch import LaunchedServer  # noqa: E402
+from oxlo_local.random_eye import write_eye  # noqa: E402
 from race.racers import clean_environ  # noqa: E402
 
-DEMO = "oxlo-demo"
+DEMO, SEEING = "oxlo-demo", "random-seeing"
 READY_SECONDS, SUITE_SECONDS, TEST_SECONDS = 300.0, 3600.0, 120
 PYTHON = sorted(path.stem.removeprefix("test_") for path in rooms.PYTHON.glob("test_*.py"))
 NODE = sorted(path.name.removesuffix(".test.mjs") for path in rooms.NODE.glob("*.test.mjs"))
@@ -70,8 +71,8 @@ def _literally(title: str) -> str:
 class Stage:
     """A running server with its proxy, and what suites are told of them."""
 
-    def __init__(self, wire: Wire, chat: str, embedding: str) -> None:
-        self._wire, self._chat, self._embedding = wire, chat, embedding
+    def __init__(self, wire: Wire, names: Mapping[str, str]) -> None:
+        self._wire, self._names = wire, names
 
     def run(self, suite: str, only: Sequence[str] = ()) -> tuple[list[verdict.Result], list[Exchange]]:
         """Run a suite, or some of its tests: their results, and the exchanges that they had."""
@@ -104,8 +105,7 @@ class Stage:
             **kept,
             "OPENAI_BASE_URL": f"{self._wire.url}/{suite}/v1",
             "OPENAI_API_KEY": "none-needed",
-            "CHAT_MODEL": self._chat,
-            "EMBEDDING_MODEL": self._embedding,
+            **{f"{use.upper()}_MODEL": name for use, name in self._names.items()},
             "WIRE": f"{self._wire.url}/{suite}",
         }
 
@@ -139,12 +139,12 @@ def run(options: argparse.Namespace, folder: Path) -> list[verdict.Verdict]:
         random_model.write(Path(embedder), "bert", shape, pooling="mean")
     expected = verdict.read_expected(rooms.HERE / "expected.toml") if chat == DEMO else []
     found = []
-    arguments = [chat, embedder, "--port", "0", "--log-level", "error"]
+    arguments = [chat, embedder, str(seeing_model(folder)), "--port", "0", "--log-level", "error"]
     with LaunchedServer(arguments, home / "serve.json", clean_environ(home)) as server:
         address = server.wait_ready(READY_SECONDS)
         names = ready(address.url)
         with Wire(address.url) as wire:
-            stage = Stage(wire, names["chat"], names["embedding"])
+            stage = Stage(wire, names)
             for suite in options.only or [*PYTHON, *NODE]:
                 print(f"{suite} …", file=sys.stderr)
                 known = {each.test: each for each in expected if each.suite == suite}
@@ -159,10 +159,22 @@ def run(options: argparse.Namespace, folder: Path) -> list[verdict.Verdict]:
     return found
 
 
+def seeing_model(folder: Path) -> Path:
+    """A model of random weights that sees: its image encoder lies beside it."""
+    path = folder / "seeing" / f"{SEEING}.gguf"
+    path.parent.mkdir()
+    random_model.write(path)
+    write_eye(path.with_name(f"mmproj-{SEEING}.gguf"), "pixtral")
+    return path
+
+
 def ready(url: str) -> dict[str, str]:
-    """The ids of the models that run, by kind."""
+    """The ids of the models that run, by what they are for; the chat model is asked about images where it sees."""
     listed = httpx.get(f"{url}/v1/models").raise_for_status().json()["data"]
-    return {model["kind"]: model["id"] for model in listed if model["status"] == "ready"}
+    running = {model["id"]: model for model in listed if model["status"] == "ready"}
+    chat = next(id for id, model in running.items() if model["kind"] == "chat" and id != SEEING)
+    embedding = next(id for id, model in running.items() if model["kind"] == "embedding")
+    return {"chat": chat, "embedding": embedding, "seeing": chat if running[chat]["vision"] else SEEING}
 
 
 def _line(exchange: Exchange) -> str:
