@@ -305,6 +305,24 @@ class EventDecoder:
 # -- synchronous ---------------------------------------------------------------------------------------------
 
 
+def events_of(response: httpx.Response) -> Iterator[bytes]:
+    """The data of each event of a streamed answer."""
+    events = EventDecoder()
+    for received in response.iter_raw():
+        yield from events.feed(received)
+
+
+class EventStream:
+    """An answer that is coming in: its head at once, then the data of its events, once."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.head = Head.of(response.headers)
+        self._response = response
+
+    def __iter__(self) -> Iterator[bytes]:
+        return events_of(self._response)
+
+
 class ChatStream:
     """An answer that is coming in: its head at once, then its chunks, once."""
 
@@ -314,12 +332,10 @@ class ChatStream:
 
     def __iter__(self) -> Iterator[Chunk]:
         """Raises the server's error where the stream ends in one, ServerError where it just stops."""
-        events = EventDecoder()
-        for received in self._response.iter_raw():
-            for data in events.feed(received):
-                if data == b"[DONE]":
-                    return
-                yield decode_chunk(data)
+        for data in events_of(self._response):
+            if data == b"[DONE]":
+                return
+            yield decode_chunk(data)
         raise ServerError("the server ended the answer without saying why; look at its log")
 
 
@@ -380,32 +396,43 @@ class Client:
     def chat(self, body: ChatBody) -> Iterator[ChatStream]:
         """Ask, and stream the answer; leaving the block early tells the server that nobody reads on."""
         headers = {"content-type": "application/json", "accept": "text/event-stream"}
-        timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
-        with (
-            self._reaching(),
-            self._http.stream(
-                "POST", CHAT_PATH, content=encode_chat(body), headers=headers, timeout=timeout
-            ) as response,
-        ):
-            if not response.is_success:
-                raise error_from(response.status_code, response.read(), response.headers, self.address.url)
+        with self._streaming(CHAT_PATH, content=encode_chat(body), headers=headers) as response:
             yield ChatStream(response)
 
     def send_file(
         self, path: str, file: io.FileIO, name: str, fields: Mapping[str, list[str]]
     ) -> Iterator[bytes]:
         """Send a form with a file, which is read as it is sent; the data of each event of the streamed answer."""
+        with self._streaming(path, data=fields, files={"file": (name, file)}) as response:
+            yield from events_of(response)
+
+    @contextmanager
+    def send_json(self, path: str, body: bytes) -> Iterator["EventStream"]:
+        """Send a body; the streamed answer. Leaving the block early tells the server that nobody reads on."""
+        headers = {"content-type": "application/json", "accept": "text/event-stream"}
+        with self._streaming(path, content=body, headers=headers) as response:
+            yield EventStream(response)
+
+    @contextmanager
+    def _streaming(
+        self,
+        path: str,
+        *,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        data: Mapping[str, list[str]] | None = None,
+        files: Mapping[str, tuple[str, io.FileIO]] | None = None,
+    ) -> Iterator[httpx.Response]:
         timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
-        files = {"file": (name, file)}
         with (
             self._reaching(),
-            self._http.stream("POST", path, data=fields, files=files, timeout=timeout) as response,
+            self._http.stream(
+                "POST", path, content=content, headers=headers, data=data, files=files, timeout=timeout
+            ) as response,
         ):
             if not response.is_success:
                 raise error_from(response.status_code, response.read(), response.headers, self.address.url)
-            events = EventDecoder()
-            for received in response.iter_raw():
-                yield from events.feed(received)
+            yield response
 
     def _decoded(self, path: str, decode: Callable[[bytes], T]) -> T:
         try:

@@ -28,6 +28,7 @@ from oxlo_local.protocol.fields import (
     TRANSLATIONS,
     Field,
 )
+from oxlo_local.protocol.images.fields import EDITS, GENERATIONS, VARIATIONS
 from oxlo_local.protocol.messages.fields import MESSAGES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,7 +38,7 @@ README = ROOT / "README.md"
 MAP: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "A request's way in",
-        ("server.py", "api/", "uploads.py", "protocol/", "inference.py", "calls/", "errors.py"),
+        ("server.py", "api/", "uploads.py", "outputs.py", "protocol/", "inference.py", "calls/", "errors.py"),
     ),
     (
         "Models and their processes",
@@ -49,6 +50,7 @@ MAP: tuple[tuple[str, tuple[str, ...]], ...] = (
             "hardware.py",
             "gguf.py",
             "ct2.py",
+            "diffuser.py",
             "mmproj.py",
             "workers/",
         ),
@@ -79,9 +81,18 @@ MAP: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("For all", ("config.py", "log.py", "metrics.py")),
     (
         "Commands",
-        ("cli/", "client.py", "launch.py", "transcript.py", "hearing.py", "bench.py", "stream_connection.py"),
+        (
+            "cli/",
+            "client.py",
+            "launch.py",
+            "transcript.py",
+            "hearing.py",
+            "drawing.py",
+            "bench.py",
+            "stream_connection.py",
+        ),
     ),
-    ("For tests", ("random_model.py", "random_eye.py", "random_whisper.py")),
+    ("For tests", ("random_model.py", "random_eye.py", "random_whisper.py", "random_diffuser.py")),
 )
 
 
@@ -230,6 +241,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "embedding fields": lambda: fields(EMBEDDINGS),
     "transcription fields": lambda: fields(TRANSCRIPTIONS),
     "translation fields": lambda: fields(TRANSLATIONS),
+    "image generation fields": lambda: fields(GENERATIONS),
+    "image edit fields": lambda: fields(EDITS),
+    "image variation fields": lambda: fields(VARIATIONS),
     "rerank fields": lambda: fields(RERANK),
     "tokenize fields": lambda: fields(TOKENIZE),
     "detokenize fields": lambda: fields(DETOKENIZE),

@@ -281,7 +281,7 @@ def painter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]
     folder = tmp_path_factory.mktemp("painter")
     home = folder / "home"
     home.mkdir()
-    running = await_ready(launch(home, folder / "serve.log", (image_model(home),), {}))
+    running = await_ready(launch(home, folder / "serve.log", (image_model(home), "--threads", "1"), {}))
     yield running
     running.stop()
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from oxlo_local import __version__
-from oxlo_local.cli import bench, chat, doctor, keys, ledger, models, ps, serve, transcribe
+from oxlo_local.cli import bench, chat, doctor, image, keys, ledger, models, ps, serve, transcribe
 from oxlo_local.errors import OxloError
 
 app = typer.Typer(
@@ -46,6 +46,7 @@ app.command()(serve.serve)
 app.command()(ps.ps)
 app.command()(chat.chat)
 app.command()(transcribe.transcribe)
+app.command()(image.image)
 app.command()(bench.bench)
 app.command()(models.pull)
 app.command(name="list")(models.list_models)

@@ -1,4 +1,7 @@
-"""The server that a command talks to: the one that it names, the one that runs here, or one started for it."""
+"""The server that a command talks to: the one that it names, the one that runs here, or one started for it.
+
+And the model that it asks there, where the user names none.
+"""
 
 import signal
 import sys
@@ -7,11 +10,15 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from oxlo_local.client import Address, Client, locate
+from oxlo_local.catalogue import Catalogue
+from oxlo_local.client import Address, Client, ModelItem, locate
 from oxlo_local.config import Settings
-from oxlo_local.errors import OxloError
+from oxlo_local.entry import Kind
+from oxlo_local.errors import BadRequest, OxloError
 from oxlo_local.launch import LaunchedServer
+from oxlo_local.store import Store
 
+DEMOS: dict[Kind, str] = {"speech": "oxlo-demo-speech", "image": "oxlo-demo-image"}
 START_SECONDS = 900.0  # a large model may take minutes to load
 
 
@@ -60,3 +67,33 @@ def _awaited(server: LaunchedServer, model: str | None) -> Address:
     doing = f"starting a server for {model}" if model else "starting a server"
     with Console(stderr=True).status(doing) as spinner:
         return server.wait_ready(START_SECONDS, lambda seconds: spinner.update(f"{doing} ({seconds:.0f} s)"))
+
+
+# -- the model --------------------------------------------------------------------------------------------------------
+
+
+def model_here(settings: Settings, kind: Kind) -> str:
+    """The model of a kind that a server is started with: a pulled one, else the demo."""
+    catalogue = Catalogue.load(settings.user_models_toml, installed=Store(settings).installed())
+    pulled = [model.id for model in catalogue.here() if model.kind == kind and model.id != DEMOS[kind]]
+    return pulled[0] if pulled else DEMOS[kind]
+
+
+def pick_model(client: Client, wanted: str | None, kind: Kind) -> ModelItem:
+    """The model asked for, else one of this kind that is ready, the demo last.
+
+    Raises ModelNotFound, which names the nearest, or BadRequest when it is of another kind or there is none.
+    """
+    if wanted is not None:
+        item = client.model(wanted)
+        if item.kind != kind:
+            raise BadRequest(f"{item.id} is a model for {item.kind}, not for {kind}")
+        return item
+    found = [item for item in client.models() if item.kind == kind]
+    if not found:
+        raise BadRequest(
+            f"the server has no {kind} model; `oxlo list --all` shows those that `oxlo pull` fetches"
+        )
+    return min(
+        found, key=lambda item: (item.status != "ready", item.status != "loading", item.id in DEMOS.values())
+    )

@@ -22,19 +22,15 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from oxlo_local.catalogue import Catalogue
 from oxlo_local.cli.sheet import safe
-from oxlo_local.client import Address, Client, ModelItem
-from oxlo_local.config import Settings
-from oxlo_local.errors import BadRequest, Cancelled, OxloError, Unavailable
+from oxlo_local.client import Address, Client
+from oxlo_local.errors import Cancelled, OxloError, Unavailable
 from oxlo_local.hearing import TRANSCRIPTIONS_PATH, TRANSLATIONS_PATH, Heard, Transcript, transcribe
 from oxlo_local.protocol.audio import formats
 from oxlo_local.protocol.audio.formats import Cue
-from oxlo_local.store import Store
 
 STDIN = "-"
 ENDINGS = {"text": "txt", "srt": "srt", "vtt": "vtt", "json": "json", "verbose_json": "json"}
-DEMO = "oxlo-demo-speech"
 UPLOAD_SHARE = 0.05  # of a bar
 
 
@@ -97,29 +93,6 @@ def places_of(sources: Sequence[str], output: Path | None, form: str) -> dict[st
     if len(set(places.values())) < len(places):
         raise typer.BadParameter("several of the files have one name; transcribe them into several folders")
     return places
-
-
-def model_here(settings: Settings) -> str:
-    """The speech model that a server is started with: a pulled one, else the demo."""
-    catalogue = Catalogue.load(settings.user_models_toml, installed=Store(settings).installed())
-    speech = [model.id for model in catalogue.here() if model.kind == "speech" and model.id != DEMO]
-    return speech[0] if speech else DEMO
-
-
-def pick_model(client: Client, wanted: str | None) -> ModelItem:
-    """The model asked for, else a speech model that is ready, the demo last.
-
-    Raises ModelNotFound, which names the nearest, or BadRequest when it is of another kind or there is none.
-    """
-    if wanted is not None:
-        item = client.model(wanted)
-        if item.kind != "speech":
-            raise BadRequest(f"{item.id} is a model for {item.kind}, not for speech")
-        return item
-    speech = [item for item in client.models() if item.kind == "speech"]
-    if not speech:
-        raise BadRequest("the server has no speech model; `oxlo pull whisper-turbo` fetches one")
-    return min(speech, key=lambda item: (item.status != "ready", item.status != "loading", item.id == DEMO))
 
 
 # -- file by file -----------------------------------------------------------------------------------------------------

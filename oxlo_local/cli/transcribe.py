@@ -47,7 +47,7 @@ def transcribe(
     Example: oxlo transcribe meeting.mp3 --format srt -o meeting.srt
     """
     from oxlo_local.cli import dictation
-    from oxlo_local.cli.connect import connected
+    from oxlo_local.cli.connect import connected, model_here, pick_model
 
     form = "json" if as_json else form
     if words and form in ("text", "json"):
@@ -57,10 +57,10 @@ def transcribe(
     if len(sources) > 1 and output is None and form != "text":
         raise typer.BadParameter(f"several files as {form} need a folder: -o FOLDER")
     settings = load()
-    name = model or (None if url else dictation.model_here(settings))
+    name = model or (None if url else model_here(settings, "speech"))
     with connected(settings, name, url=url, key=key) as client:
         asked = dictation.Asked(
-            model=dictation.pick_model(client, model).id,
+            model=pick_model(client, model, "speech").id,
             form=form,
             language=language,
             translate=translate,
