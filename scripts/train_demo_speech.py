@@ -140,10 +140,11 @@ def shard_path(folder: Path, number: int) -> Path:
 def run_training(given: argparse.Namespace, data: Path, checkpoint: Path) -> None:
     """Trains, or goes on training, up to the windows given."""
     import torch
+    from bfloat16 import fast_bfloat16
     from demo_speech.grammar import WORDS
     from demo_speech.model import Shape, Whisper
     from demo_speech.tokens import Vocabulary
-    from demo_speech.train import Plan, fast_bfloat16, train
+    from demo_speech.train import Plan, train
     from demo_speech.windows import phoneme_table
 
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if given.device == "auto" else given.device

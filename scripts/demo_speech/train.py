@@ -75,21 +75,6 @@ def learning_rate(plan: Plan, progress: Progress) -> float:
     return plan.peak_rate * min(1.0, (progress.step + 1) / 150) * fall
 
 
-def fast_bfloat16(device: torch.device) -> bool:
-    """Whether this machine multiplies bfloat16 faster than float32 (GPUs and newer CPUs do): measured."""
-    if device.type != "cpu":
-        return True
-    times = []
-    for kind in (torch.float32, torch.bfloat16):
-        a, b = torch.randn(4096, 128, dtype=kind), torch.randn(128, 512, dtype=kind)
-        a @ b
-        began = time.perf_counter()
-        for _ in range(20):
-            a @ b
-        times.append(time.perf_counter() - began)
-    return times[1] < 0.7 * times[0]
-
-
 def new_optimizers(model: Whisper, rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the layers' matrices (it needs about half of AdamW's steps), AdamW for all else."""
     named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]

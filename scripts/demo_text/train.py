@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from bfloat16 import fast_bfloat16
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional as F
@@ -91,22 +92,6 @@ def learning_rate(plan: Plan, progress: Progress) -> float:
     share = min(1.0, progress.seconds / (plan.minutes * 60))
     fall = 1.0 if share < 0.55 else 1.0 - 0.95 * (share - 0.55) / 0.45
     return plan.peak_rate * min(1.0, (progress.step + 1) / 100) * fall
-
-
-def fast_bfloat16(device: torch.device) -> bool:
-    """Whether this machine multiplies bfloat16 faster than float32 (GPUs and newer CPUs do): measured."""
-    if device.type != "cpu":
-        return True
-    times = []
-    for kind in (torch.float32, torch.bfloat16):
-        a = torch.randn(1024, 512, dtype=kind)
-        b = torch.randn(512, 512, dtype=kind)
-        a @ b
-        began = time.perf_counter()
-        for _ in range(8):
-            a @ b
-        times.append(time.perf_counter() - began)
-    return times[1] < 0.8 * times[0]
 
 
 def new_optimizers(model: Llama, rate: float) -> list[torch.optim.Optimizer]:
