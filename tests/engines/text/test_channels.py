@@ -300,6 +300,34 @@ def test_a_tagged_value_has_the_type_that_its_schema_says() -> None:
     assert json.loads(call[1]) == {"place": "42", "count": 42}
 
 
+OPTIONAL = {"anyOf": [{"type": "string"}, {"type": "null"}]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "written", "value"),
+    [
+        (OPTIONAL, "10115", "10115"),
+        (OPTIONAL, "true", "true"),
+        (OPTIONAL, "null", None),
+        ({"type": ["string", "null"]}, "[1]", "[1]"),
+        ({"type": ["string", "integer"]}, "10115", 10115),
+        ({"enum": ["1", "2"]}, "1", "1"),
+        ({"enum": ["1", 2]}, "2", 2),
+        ({}, "10115", 10115),
+        ({"anyOf": [{"type": "string"}, {}]}, "10115", 10115),
+    ],
+)
+def test_a_tagged_value_that_may_be_a_string_is_one_where_nothing_else_fits(
+    schema: dict[str, object], written: str, value: object
+) -> None:
+    tools = {"find": json.dumps({"type": "object", "properties": {"code": schema}})}
+    text = (
+        f"<tool_call>\n<function=find>\n<parameter=code>\n{written}\n</parameter>\n</function>\n</tool_call>"
+    )
+    (call,) = answer_of([text], NAMES["qwen3-coder"], tools=tools).calls
+    assert json.loads(call[1]) == {"code": value}
+
+
 def test_kimis_ids_are_kept() -> None:
     channels = Channels(NAMES["kimi"], None, tools=TOOLS, new_id=str)
     text = '<|tool_call_begin|>functions.find:3<|tool_call_argument_begin|>{"place": "Oslo"}<|tool_call_end|>'

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from oxlo_local.engines.text.toolcalls.shape import Free, Grammar, Json, OneOf, Part, Some, maybe
 from oxlo_local.engines.text.toolcalls.tape import Ended, Say, Steps, Tape, Unparsable, escaped
-from oxlo_local.engines.text.toolcalls.values import KEY, parameters, plain_string, text_of
+from oxlo_local.engines.text.toolcalls.values import KEY, parameters, plain_string, suited, text_of
 
 NAMES = ("name", "tool_name", "function")
 ARGUMENTS = ("arguments", "parameters")
@@ -350,11 +350,12 @@ class Tagged:
             if self.value_begin:
                 yield from tape.space()
                 yield from tape.wants(self.value_begin)
-            text = plain_string(properties.get(key)) if not said else said.endswith("true")
-            yield from self._value(tape, calls, text=text)
+            schema = properties.get(key)
+            text = plain_string(schema) if not said else said.endswith("true")
+            yield from self._value(tape, calls, {} if said else schema, text=text)
         calls.add("}" if opening != "{" else "{}")
 
-    def _value(self, tape: Tape, calls: Calls, *, text: bool) -> Steps[None]:
+    def _value(self, tape: Tape, calls: Calls, schema: object, *, text: bool) -> Steps[None]:
         ends = (f"\n{self.value_end}", self.value_end) if self.lined else (self.value_end,)
         if self.lined:
             yield from tape.meets("\n")
@@ -368,7 +369,7 @@ class Tagged:
             value = json.loads(whole)
         except ValueError:
             value = as_python(whole.strip())
-        calls.add(json.dumps(value, ensure_ascii=False))
+        calls.add(json.dumps(suited(value, whole, schema), ensure_ascii=False))
 
 
 def quoted(text: str) -> str:

@@ -14,6 +14,7 @@ from oxlo_local.engines.text.toolcalls.values import (
     STRING,
     Node,
     cannot,
+    is_of,
     listed,
     referred,
     refuse_others,
@@ -72,7 +73,7 @@ class Notation:
         values = listed(node)
         if values is not None:
             refuse_others(node, frozenset({"type", "enum", "const"}))
-            return (OneOf(tuple((written(value),) for value in values if _is_of(value, node.get("type")))),)
+            return (OneOf(tuple((written(value),) for value in values if is_of(value, node.get("type")))),)
         kinds = node.get("type") or next((kind for kind, words in IMPLIED if node.keys() & words), None)
         if kinds is None:
             return (self._any(),)
@@ -152,20 +153,3 @@ class Notation:
                 begun, more = (OneOf((begun, (at_first,))),), (OneOf((more, (later,))),)
             at_first, later = self._rule(begun), self._rule(more)
         return at_first
-
-
-def _is_of(value: object, kinds: object) -> bool:
-    """Whether a listed value is of the type that the schema names."""
-    if kinds is None:
-        return True
-    names = kinds if isinstance(kinds, list) else [kinds]
-    return any(_is_kind(value, str(name)) for name in names)
-
-
-def _is_kind(value: object, kind: str) -> bool:
-    if isinstance(value, bool):
-        return kind == "boolean"
-    if isinstance(value, int):
-        return kind in ("integer", "number")
-    python = {"string": str, "number": float, "array": list, "object": dict, "null": type(None)}.get(kind)
-    return python is not None and isinstance(value, python)

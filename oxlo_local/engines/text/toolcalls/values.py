@@ -150,6 +150,43 @@ def listed(schema: Node) -> list[object] | None:
     return list(values) if isinstance(values, list) else None
 
 
+def is_of(value: object, kinds: object) -> bool:
+    """Whether a value is of the type, or one of the types, that a schema names; None = any."""
+    if kinds is None:
+        return True
+    names = kinds if isinstance(kinds, list) else [kinds]
+    return any(_is_kind(value, str(name)) for name in names)
+
+
+def _is_kind(value: object, kind: str) -> bool:
+    if isinstance(value, bool):
+        return kind == "boolean"
+    if isinstance(value, int):
+        return kind in ("integer", "number")
+    python = {"string": str, "number": float, "array": list, "object": dict, "null": type(None)}.get(kind)
+    return python is not None and isinstance(value, python)
+
+
+def suited(value: object, text: str, schema: object) -> object:
+    """What a tag says, which is `value` as JSON: its text, where a string may stand there and no such value."""
+    kinds = _kinds(schema)
+    return text if kinds is not None and "string" in kinds and not is_of(value, kinds) else value
+
+
+def _kinds(schema: object) -> list[object] | None:
+    """The types that a schema allows, as far as it names them."""
+    if not isinstance(schema, dict):
+        return None
+    named = schema.get("type")
+    if named is not None:
+        return list(named) if isinstance(named, list) else [named]
+    for keyword in ("anyOf", "oneOf"):
+        if isinstance(branches := schema.get(keyword), list):
+            found = [_kinds(branch) for branch in branches]
+            return None if None in found else [kind for kinds in found for kind in kinds or ()]
+    return None
+
+
 def text_of(schema: Node) -> Part:
     """The place of a plain string, written without quotes. Raises UnsupportedValue."""
     refuse_others(schema, STRING)
