@@ -32,13 +32,33 @@ _NOTES = frozenset(
     "$anchor $comment $defs $id $schema contentEncoding contentMediaType contentSchema default definitions deprecated "
     "description discriminator example examples externalDocs nullable readOnly title writeOnly xml".split()
 )
+# Keywords at values that ask for nothing, as generators of schemas write them.
+_NEUTRAL: dict[str, tuple[object, ...]] = {
+    "propertyNames": (True, {}, {"type": "string"}),
+    "uniqueItems": (False,),
+    "unevaluatedItems": (True, {}),
+    "unevaluatedProperties": (True, {}),
+    "format": ("password", "binary"),
+}
+# OpenAPI's formats of numbers, as bounds that a double holds.
+_NUMBERS: dict[str, tuple[int, int] | None] = {
+    "int32": (-(2**31), 2**31 - 1),
+    "uint32": (0, 2**32 - 1),
+    "int64": (-(2**63), 2**63 - 1024),
+    "uint64": (0, 2**64 - 2048),
+    "float": None,
+    "double": None,
+}
 FORMATS = frozenset("date date-time duration email hostname ipv4 ipv6 time uri uuid".split())
 
 Node = dict[str, object]
 
 
 def check(schema: Node, param: str) -> None:
-    """Raise UnsupportedValue, or BadRequest, for a schema that cannot be enforced; `param` is where it lies."""
+    """Raise UnsupportedValue, or BadRequest, for a schema that cannot be enforced; `param` is where it lies.
+
+    What asks for nothing is taken out of the schema, and formats of numbers become bounds.
+    """
     nodes = _collect(schema, param)
     edges = {id(node): _refer(node, path, schema, nodes) for node, path in nodes.values()}
     patterns = sum(len(pattern) for node, _ in nodes.values() for pattern in _patterns(node))
@@ -86,11 +106,28 @@ def _collect(schema: Node, param: str) -> dict[int, tuple[Node, str]]:
         if depth > MAX_DEPTH:
             raise BadRequest(f"The schema is nested deeper than {MAX_DEPTH} levels.", param=param)
         nodes[id(node)] = node, path
+        _simplify(node)
         _check_node(node, path)
         if "$id" in node and node is not schema:
             raise _cannot("$id", path, "references are read from the root of the schema")
         waiting += ((child, f"{path}.{place}", depth + 1) for child, place in _children(node, path))
     return nodes
+
+
+def _simplify(node: Node) -> None:
+    for keyword, neutral in _NEUTRAL.items():
+        if keyword in node and node[keyword] in neutral:
+            del node[keyword]
+    format = node.get("format")
+    if node.get("type") not in ("integer", "number") or not isinstance(format, str) or format not in _NUMBERS:
+        return
+    del node["format"]
+    for keyword, bound, tighter in zip(
+        ("minimum", "maximum"), _NUMBERS[format] or (), (max, min), strict=False
+    ):
+        said = node.get(keyword, bound)
+        if isinstance(said, int | float):
+            node[keyword] = tighter(said, bound)
 
 
 def _check_node(node: Node, path: str) -> None:

@@ -89,7 +89,7 @@ def test_a_wrong_field_is_named(fields: dict[str, object], param: str) -> None:
 
 def test_a_schema_is_checked_once_for_a_request_and_its_repetitions() -> None:
     schema = {"type": "object", "properties": {"once": INTEGER}}
-    before = constraints._check.cache_info().misses
+    before = constraints._checked.cache_info().misses
     for _ in range(3):
         assert asked(guided_json=schema) is not None
-    assert constraints._check.cache_info().misses == before + 1
+    assert constraints._checked.cache_info().misses == before + 1

@@ -64,9 +64,35 @@ def test_what_can_be_enforced_passes(schema: dict[str, object]) -> None:
     "minContains uniqueItems propertyNames $dynamicRef $recursiveRef extends maxlength x-guidance".split(),
 )
 def test_a_keyword_that_would_be_ignored_is_named(keyword: str) -> None:
-    error = refusal({"type": "object", "properties": {"a": {"type": "string", keyword: {}}}})
+    error = refusal({"type": "object", "properties": {"a": {"type": "string", keyword: {"type": "null"}}}})
     assert isinstance(error, UnsupportedValue)
     assert error.param == f"s.properties.a.{keyword}" and f"'{keyword}'" in error.message
+
+
+INT32 = {"minimum": -(2**31), "maximum": 2**31 - 1}
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        # As zod writes a record, and OpenAPI's generators a number.
+        ({"type": "object", "propertyNames": {"type": "string"}}, {"type": "object"}),
+        ({"type": "array", "uniqueItems": False}, {"type": "array"}),
+        ({"unevaluatedProperties": {}, "unevaluatedItems": True}, {}),
+        ({"type": "string", "format": "password"}, {"type": "string"}),
+        ({"type": "integer", "format": "int32"}, {"type": "integer", **INT32}),
+        ({"type": "integer", "format": "int32", "minimum": 3}, {"type": "integer", **INT32, "minimum": 3}),
+        ({"type": "number", "format": "double"}, {"type": "number"}),
+    ],
+)
+def test_what_asks_for_nothing_is_taken_out_and_formats_of_numbers_are_bounds(
+    written: dict[str, object], read: dict[str, object]
+) -> None:
+    outer = {"type": "object", "properties": {"a": written}}
+    schemas.check(outer, "s")
+    assert outer == {"type": "object", "properties": {"a": read}}
+    error = refusal({"type": "string", "format": "int32"})
+    assert error.param == "s.format"
 
 
 @pytest.mark.parametrize(
