@@ -409,7 +409,7 @@ def test_a_chat_tells_thought_from_answer_behind_a_budget(thinker: Anthropic) ->
         "max_tokens": 40,
         "temperature": 0,
     }
-    with OpenAI(base_url=f"{thinker.base_url}v1", api_key="any", max_retries=0) as client:
+    with OpenAI(base_url=f"{str(thinker.base_url).rstrip('/')}/v1", api_key="any", max_retries=0) as client:
         whole = client.chat.completions.create(**ask, extra_body={"thinking_budget": 6})
         parts = [*client.chat.completions.create(**ask, stream=True, extra_body={"thinking_budget": 6})]
     message = whole.choices[0].message

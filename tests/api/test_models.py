@@ -69,12 +69,7 @@ def test_anthropics_clients_are_given_the_models_that_they_can_ask(site: Site) -
         assert missing.value.type == "not_found_error" and "oxlo pull far-away" in str(missing.value)
 
 
-@pytest.mark.parametrize(
-    ("query", "param"),
-    [("limit=0", "limit"), ("limit=1001", "limit"), ("limit=x", "limit"), ("after_id=ear", "after_id"),
-     ("before_id=none", "before_id"), ("after_id=echo&before_id=idle", "before_id")],
-)  # fmt: skip
-def test_a_page_that_is_none_is_refused(site: Site, query: str, param: str) -> None:
-    answer = site.client.get(f"/v1/models?{query}", headers={"anthropic-version": "2023-06-01"})
+def test_a_page_that_is_none_is_refused_in_anthropics_form(site: Site) -> None:
+    answer = site.client.get("/v1/models?limit=0", headers={"anthropic-version": "2023-06-01"})
     body = answer.json()
-    assert answer.status_code == 400 and body["type"] == "error" and body["error"]["param"] == param
+    assert answer.status_code == 400 and body["type"] == "error" and body["error"]["param"] == "limit"

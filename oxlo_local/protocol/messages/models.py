@@ -54,7 +54,7 @@ def _object(model: ModelItem) -> dict[str, object]:
 def _limit(text: str | None) -> int:
     if text is None:
         return PAGE
-    if not text.isdecimal() or not 1 <= int(text[:9]) <= LARGEST_PAGE:
+    if not text.isdecimal() or len(text) > 4 or not 1 <= int(text) <= LARGEST_PAGE:
         raise BadRequest(f"'limit' is 1 to {LARGEST_PAGE}.", param="limit")
     return int(text)
 
