@@ -3,10 +3,8 @@
 import re
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 
-import httpx
 import jsonschema
 import msgspec
 import openai
@@ -179,94 +177,3 @@ def test_beside_tools_the_answer_is_a_call_or_keeps_to_the_schema(
             jsonschema.validate(msgspec.json.decode(choice.message.content), schema)
             spoke += 1
     assert called and spoke
-
-
-def nested(depth: int) -> str:
-    """A schema as deep as that, as JSON; Python's own writer would not go so far."""
-    return '{"type":"array","items":' * depth + "{}" + "}" * depth
-
-
-HOSTILE = {
-    "a circle": '{"$ref": "#"}',
-    "a longer circle": '{"$ref":"#/$defs/a","$defs":{"a":{"$ref":"#/$defs/b"},"b":{"$ref":"#/$defs/a"}}}',
-    "without an end": '{"type":"object","properties":{"a":{"$ref":"#"}},"required":["a"]}',
-    "deep": nested(10_000),
-    "less deep": nested(300),
-    "5 MB in one word": '{"type":"object","properties":{"a":{"enum":["' + "a" * 5_000_000 + '"]}}}',
-    "5 MB of members": '{"type":"object","properties":{'
-    + ",".join(f'"property{number:07}":{{"type":"string"}}' for number in range(120_000))
-    + "}}",
-    "its own switches": '{"type":"object","x-guidance":{"lenient":true}}',
-}
-NAMES = ["", "a b", "a.b", "\u00e9", "a" * 65, '"};', "<tool_call>", "../etc/passwd", "\u0000", "a\n"]
-
-
-def test_hostile_schemas_and_names_of_tools_are_refused_while_a_stream_goes_on(
-    client: OpenAI, nonsense: RunningServer
-) -> None:
-    head = f'{{"model":"{nonsense.model}","max_tokens":8,"messages":[{{"role":"user","content":"x"}}],'
-    strict = '"tools":[{"type":"function","function":{"name":"f","strict":true,"parameters":%s}}]}'
-    named = '"tools":[{"type":"function","function":{"name":%s}}]}'
-    forms = (
-        '"response_format":{"type":"json_schema","json_schema":{"name":"x","schema":%s}}}',
-        strict,
-        strict.replace('"strict":true,', "")[:-1] + ',"tool_choice":"required"}',
-    )
-    bodies = {
-        f"{name} in {place}": head + form.replace("%s", schema)
-        for name, schema in HOSTILE.items()
-        for place, form in enumerate(forms)
-    }
-    bodies |= {f"name {name!r}": head + named % msgspec.json.encode(name).decode() for name in NAMES}
-
-    def told(body: str) -> tuple[int, float]:
-        begun = time.monotonic()
-        answer = httpx.post(
-            f"{nonsense.base_url}/chat/completions",
-            content=body,
-            headers={"content-type": "application/json"},
-            timeout=60,
-        )
-        error = answer.json().get("error")
-        assert error is None or error["message"].isprintable()
-        return answer.status_code, time.monotonic() - begun
-
-    gaps: list[float] = []
-
-    def stream() -> None:
-        last = time.monotonic()
-        with client.chat.completions.create(
-            model=nonsense.model, messages=ASKED, max_tokens=1500, stream=True, seed=7
-        ) as chunks:
-            for _ in chunks:
-                gaps.append(time.monotonic() - last)
-                last = time.monotonic()
-
-    with ThreadPoolExecutor(1) as pool:
-        others = pool.submit(stream)
-        results = {name: told(body) for name, body in bodies.items()}
-        others.result()
-    assert {name: status for name, (status, _) in results.items() if status not in (400, 413)} == {}
-    assert (
-        max(seconds for _, seconds in results.values()) < 5
-    )  # a second's deadline, on a machine that may be busy
-    assert len(gaps) > 100 and max(gaps[1:]) < 2
-
-
-def test_hostile_schemas_are_refused_while_others_are_answered(
-    client: OpenAI, nonsense: RunningServer
-) -> None:
-    schemas: list[dict[str, object]] = [
-        {"enum": ["a" * 5_000_000]},
-        {"type": "object", "properties": {f"p{i}": {} for i in range(200_000)}},
-        {"type": "string", "allOf": [{"pattern": f"a{i}b{{1,9}}"} for i in range(16)]},
-        {"type": "string", "pattern": "^" + "(a|b)?" * 2000 + "$"},
-    ]
-    with ThreadPoolExecutor(len(schemas)) as pool:
-        begun = time.monotonic()
-        asking = [pool.submit(refused, client, nonsense.model, guided_json=schema) for schema in schemas]
-        answer = client.chat.completions.create(model=nonsense.model, messages=ASKED, max_tokens=8)
-        assert answer.usage is not None and answer.usage.completion_tokens > 0
-        assert time.monotonic() - begun < 10
-        for each in asking:
-            assert each.result().code in ("invalid_value", "unsupported_value")
