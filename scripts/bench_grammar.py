@@ -1,6 +1,6 @@
 """What schemas and tools cost: a mask by itself, and the throughput of many clients with and without them.
 
-    scripts/bench-grammar [--vocab 151936] [--clients 16] [--tokens 128] [--rounds 5]
+    scripts/bench-grammar [--vocab 151936 | --vocab-from FILE] [--clients 16] [--tokens 128] [--rounds 5] [--masks-only]
 
 A model of random weights stands for a real one of its shape; it ends an answer once in a vocabulary, and the schema
 wants more than any answer here is long. Rounds are interleaved, the first of them is not counted, and no two loads
@@ -36,7 +36,9 @@ from oxlo_local.calls import (  # noqa: E402  # after the path that leads to thi
     Tool,
 )
 from oxlo_local.engines.text.engine import TextEngine  # noqa: E402
+from oxlo_local.engines.text.forced import Wanted, frame  # noqa: E402
 from oxlo_local.engines.text.grammar import Grammars  # noqa: E402
+from oxlo_local.engines.text.toolcalls import FORMATS  # noqa: E402
 from oxlo_local.engines.weights import Weights  # noqa: E402
 from oxlo_local.random_model import Shape, write  # noqa: E402
 
@@ -125,6 +127,55 @@ def masks(path: Path, tokens: int) -> None:
     show("applied to a row", restricting)
     show("state after a token", accepting)
     show("all three", [sum(each) for each in zip(looking, restricting, accepting, strict=True)])
+    grammars.close()
+    weights.close()
+
+
+CALL = {
+    "place": 'Oslo, the "Tiger City", where 3 < 4 & trams run\nas far as the fjord',
+    "days": 3,
+    "unit": "celsius",
+    "note": "And what should one wear there in the evening?",
+    "tags": ["winter", "snow (much)"],
+}
+ARGUMENTS = {
+    "type": "object",
+    "properties": {
+        "place": TEXT,
+        "days": {"type": "integer", "minimum": 1, "maximum": 14},
+        "unit": {"enum": ["celsius", "fahrenheit"]},
+        "note": {"type": "string", "maxLength": 200},
+        "tags": {"type": "array", "items": TEXT},
+    },
+    "required": ["place", "days", "unit", "note", "tags"],
+    "additionalProperties": False,
+}
+
+
+def notations(path: Path, rounds: int) -> None:
+    """The cost of a token's mask over whole calls that are forced, in every format; its markers are plain text."""
+    weights = Weights(path, 0, lambda _: None)
+    grammars = Grammars(weights)
+    random = np.random.default_rng(1)
+    logits = random.standard_normal(weights.n_vocab, dtype=np.float32)
+    print("masks of whole calls that are forced, by format (bar: p95 below 1000 us)")
+    for format in FORMATS:
+        calls = format.writing.grammar({"forecast": json.dumps(ARGUMENTS)}, parallel=True)
+        wanted = frame(Wanted(format, None, calls), {})
+        text = format.writing.text([("forecast", json.dumps(CALL))])
+        seconds = []
+        for counted in range(rounds + 1):
+            guide = grammars.guide(wanted)
+            guide.begin()
+            for token in weights.tokenize(text, special=False, add_special=False):
+                started = time.perf_counter()
+                guide.look_ahead()
+                looked = time.perf_counter() - started
+                guide.restrict(logits.copy())
+                assert guide.allows(token), f"{format.name} refuses what it writes"
+                guide.accept(token)
+                seconds += [looked] * bool(counted)
+        show(f"{format.name}, {len(seconds) // rounds} tokens", seconds)
     grammars.close()
     weights.close()
 
@@ -235,6 +286,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--vocab-from", type=Path, help="a GGUF file whose vocabulary is taken")
+    parser.add_argument("--masks-only", action="store_true", help="leave the throughput out")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.gguf"
@@ -247,8 +300,11 @@ def main() -> None:
             ff=3 * asked.width,
             vocab=asked.vocab,
         )
-        write(path, shape=shape)
+        write(path, shape=shape, vocab_from=asked.vocab_from)
         masks(path, 400)
+        notations(path, asked.rounds)
+        if asked.masks_only:
+            return
         throughput(path, asked.clients, asked.tokens, asked.rounds)
 
 

@@ -237,7 +237,7 @@ def with_dates(schema: object) -> object:
         return [with_dates(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
-    made = {}
+    made: dict[str, object] = {}
     for keyword, value in schema.items():
         if keyword in NAMED and isinstance(value, dict):
             made[keyword] = {name: with_dates(each) for name, each in value.items()}

@@ -121,7 +121,10 @@ def test_what_ends_is_valid(make_engine: MakeEngine, name: str) -> None:
     assert all(isinstance(end, Done) for end in answers.ends.values())
 
 
-OPEN = {"type": "object", "properties": {"a": {"type": "integer"}, "é": {"type": "integer"}}}
+OPEN: dict[str, object] = {
+    "type": "object",
+    "properties": {"a": {"type": "integer"}, "é": {"type": "integer"}},
+}
 OFTEN = (
     '{"a": 1, "b": 2}',
     '{"b": 2}',

@@ -81,7 +81,7 @@ def test_no_lexeme_of_free_text_is_lazy(format: Format) -> None:
     calls = format.writing.grammar({"find": TEXTS, "any": None}, parallel=True)
     thought = None if format is HARMONY else MARKERS[0]
     for content in (None, "text"):
-        assert "lazy" not in frame(Wanted(format, content, calls, thought), {}).lark  # type: ignore[arg-type]
+        assert "lazy" not in frame(Wanted(format, content, calls, thought), {}).lark
 
 
 @pytest.mark.parametrize("least", [0, 1, 2, 5])
