@@ -24,7 +24,7 @@ from oxlo_local.engines.text.toolcalls.shape import (
     Some,
     Written,
 )
-from oxlo_local.engines.text.unmarked import core, counted, exactly, pieces, tagged, times
+from oxlo_local.engines.text.unmarked import core, counted, exactly, pieces, tagged, tellable, times
 
 Content = Constraint | Literal["text"] | None
 
@@ -70,7 +70,8 @@ def frame(wanted: Wanted, tokens: Mapping[str, int]) -> Frame:
             forms.append("calls")
         else:
             opens = () if wanted.thought is None else (wanted.thought.opens,)
-            forms.append(f"{lark.text((*format.starts, *opens))} calls?")
+            marks = (*format.starts, *opens)
+            forms.append(f"{lark.text(marks if tellable(marks) else format.starts)} calls?")
     lark.rules.append(f"answer: {' | '.join(forms)}")
     inside = content if isinstance(content, Constraint) else None
     return Frame("\n".join(lark.rules) + "\n", inside, "tools" if inside is None else inside.param)

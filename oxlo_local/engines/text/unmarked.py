@@ -51,6 +51,14 @@ def pieces(marks: Sequence[str]) -> list[str]:
     return found
 
 
+def tellable(marks: Sequence[str]) -> bool:
+    """Whether `pieces` can tell these markers apart: those of one format always, a thought's beside them nearly so."""
+    try:
+        return bool(pieces(marks))
+    except ValueError:
+        return False
+
+
 def divided(marks: Sequence[str]) -> dict[str, str]:
     """The markers, each with its part up to the divider: the last character that it has once only, or that all have.
 

@@ -12,7 +12,7 @@ from oxlo_local.engines.text.toolcalls import FORMATS
 from oxlo_local.engines.text.toolcalls.format import Format
 from oxlo_local.engines.text.toolcalls.harmony import HARMONY
 from oxlo_local.engines.text.toolcalls.shape import Free
-from oxlo_local.engines.text.unmarked import SLICES, core, pieces
+from oxlo_local.engines.text.unmarked import SLICES, core, pieces, tellable
 
 BYTES = LLTokenizer("byte")
 MARKS = [
@@ -63,6 +63,11 @@ def test_markers_that_cannot_be_told_apart_are_refused() -> None:
             pieces(marks)
 
 
+def test_a_thought_that_cannot_be_told_from_calls_may_stand_in_the_text() -> None:
+    marks = ("Action:\n```json\n", "<|START_THINKING|>")
+    assert not tellable(marks) and all(tellable((mark,)) for mark in marks)
+
+
 def test_the_marker_in_what_ends_a_text() -> None:
     ends = {
         "\n</parameter>\n": "</parameter>",
@@ -79,9 +84,9 @@ TEXTS = '{"type":"object","properties":{"a":{"type":"string"},"b":{"type":"strin
 def test_no_lexeme_of_free_text_is_lazy(format: Format) -> None:
     """Each token of a lazy one costs a walk over the vocabulary."""
     calls = format.writing.grammar({"find": TEXTS, "any": None}, parallel=True)
-    thought = None if format is HARMONY else MARKERS[0]
-    for content in (None, "text"):
-        assert "lazy" not in frame(Wanted(format, content, calls, thought), {}).lark
+    for thought in (None,) if format is HARMONY else MARKERS:
+        for wanted in (Wanted(format, None, calls, thought), Wanted(format, "text", calls, thought)):
+            assert "lazy" not in frame(wanted, {}).lark
 
 
 @pytest.mark.parametrize("least", [0, 1, 2, 5])
