@@ -88,7 +88,7 @@ INT32 = {"minimum": -(2**31), "maximum": 2**31 - 1}
 def test_what_asks_for_nothing_is_taken_out_and_formats_of_numbers_are_bounds(
     written: dict[str, object], read: dict[str, object]
 ) -> None:
-    outer = {"type": "object", "properties": {"a": written}}
+    outer: dict[str, object] = {"type": "object", "properties": {"a": written}}
     schemas.check(outer, "s")
     assert outer == {"type": "object", "properties": {"a": read}}
     error = refusal({"type": "string", "format": "int32"})

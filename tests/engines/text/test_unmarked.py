@@ -3,9 +3,22 @@
 import json
 import random
 
+import jsonschema
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 
+from oxlo_local.calls import (
+    CallArguments,
+    CallBroken,
+    Finished,
+    Message,
+    Sampling,
+    TextCall,
+    TokenizeCall,
+    Tokens,
+    Tool,
+)
+from oxlo_local.engines.text.engine import TextEngine
 from oxlo_local.engines.text.forced import Lark, Wanted, frame
 from oxlo_local.engines.text.thinking import MARKERS
 from oxlo_local.engines.text.toolcalls import FORMATS
@@ -13,6 +26,7 @@ from oxlo_local.engines.text.toolcalls.format import Format
 from oxlo_local.engines.text.toolcalls.harmony import HARMONY
 from oxlo_local.engines.text.toolcalls.shape import Free
 from oxlo_local.engines.text.unmarked import SLICES, core, pieces, tellable
+from tests.engines.text.conftest import MakeEngine, drive
 
 BYTES = LLTokenizer("byte")
 MARKS = [
@@ -107,3 +121,55 @@ def test_lengths_hold_with_and_without_white_space_before_the_marker(least: int,
 
 def test_the_slices_lie_in_one_another() -> None:
     assert len(SLICES) == 4 and len({piece[: piece.index("]")] for piece in SLICES[1:]}) == 1
+
+
+# -- real decoding ----------------------------------------------------------------------------------------------------
+
+CODER = (
+    "{% for t in tools %}{{ t.function.name }}{% endfor %}{% for m in messages %}{{ m.content }}"
+    "{% for c in m.tool_calls %}<tool_call>\n<function={{ c.function.name }}>\n"
+    "{% for k, v in c.function.arguments.items() %}"
+    "<parameter={{ k }}>\n{{ v }}\n</parameter>\n{% endfor %}</function>\n</tool_call>{% endfor %}{% endfor %}"
+)
+NOTE = {
+    "type": "object",
+    "properties": {
+        "short": {"type": "string", "maxLength": 7},
+        "long": {"type": "string", "minLength": 1, "maxLength": 30},
+        "exact": {"type": "string", "minLength": 3, "maxLength": 3},
+        "bounded": {"type": "string", "minLength": 2, "maxLength": 9},
+    },
+    "required": ["short", "long", "exact", "bounded"],
+    "additionalProperties": False,
+}
+
+
+def test_free_text_in_tags_is_read_as_it_is_valid(make_engine: MakeEngine) -> None:
+    """Over a model that likes tags and line feeds; it ends where it has to."""
+    engine = make_engine(chat_template=CODER)
+    likes = {token: 5.0 for text in ("<", "</", "\n", ">", "par") for token in tokens_of(engine, text)}
+    called = 0
+    for seed in range(6):
+        call = TextCall(
+            f"c{seed}",
+            [Message("user", "go")],
+            tools=[Tool("note", json.dumps(NOTE))],
+            tool_choice="required",
+            parallel_tool_calls=False,
+            sampling=Sampling(temperature=1.2, seed=seed, logit_bias=likes),
+            max_tokens=600,
+            n=4,
+        )
+        events = [event for step in drive(engine, [call]).steps for event in step]
+        assert not any(isinstance(event, CallBroken) for event in events)
+        for event in events:
+            if isinstance(event, Finished) and event.reason == "tool_calls":
+                mine = (e for e in events if isinstance(e, CallArguments) and e.choice == event.choice)
+                jsonschema.validate(json.loads("".join(e.text for e in mine)), NOTE)
+                called += 1
+    assert called > 8
+
+
+def tokens_of(engine: TextEngine, text: str) -> list[int]:
+    events = [event for step in drive(engine, [TokenizeCall("t", text)]).steps for event in step]
+    return next(event.tokens for event in events if isinstance(event, Tokens))
