@@ -12,7 +12,7 @@ import logging
 import socket
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
@@ -44,14 +44,18 @@ async def rehearse(state: State, only: Collection[str] | None = None) -> None:
         async with asyncio.timeout(SECONDS), _twin(state) as app:
             begun = time.monotonic()
             for _ in range(TIMES):
-                for request in _requests(state, only):
-                    status = await _ask(request, lambda: speak(app))
-                    if status >= 500:
-                        log.warning("a rehearsed request was answered with %d", status)
+                await _once(app, _requests(state, only))
                 if time.monotonic() - begun > QUICK:
                     break
     except Exception as error:
         log.warning("the rehearsal was cut short: %r", error)
+
+
+async def _once(app: ASGIApp, requests: Iterable[bytes]) -> None:
+    for request in requests:
+        status = await _ask(request, lambda: speak(app))
+        if status >= 500:
+            log.warning("a rehearsed request was answered with %d", status)
 
 
 @asynccontextmanager

@@ -9,6 +9,13 @@ import typer
 from oxlo_local.config import load
 
 Format = Literal["text", "srt", "vtt", "json", "verbose_json"]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="A folder for one transcript a file; for one file, also a file."),
+]
+Words = Annotated[
+    bool, typer.Option("--words", help="When each word was said: a cue a word, or a list in verbose_json.")
+]
 
 
 def transcribe(
@@ -18,18 +25,12 @@ def transcribe(
     ],
     form: Annotated[Format, typer.Option("--format", "-f", help="What to write.")] = "text",
     as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="A folder for one transcript a file; for one file, also a file."),
-    ] = None,
+    output: Output = None,
     language: Annotated[
         str | None, typer.Option(metavar="CODE", help="What is spoken, such as en; else it is detected.")
     ] = None,
     translate: Annotated[bool, typer.Option("--translate", help="Into English.")] = False,
-    words: Annotated[
-        bool,
-        typer.Option("--words", help="When each word was said: a cue a word, or a list in verbose_json."),
-    ] = False,
+    words: Words = False,
     prompt: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Names, spelling and style to expect.")
     ] = None,
