@@ -82,10 +82,8 @@ def asked(call: ImageCall, facts: ImageFacts) -> Asked:
             f"a negative_prompt has no effect at a guidance_scale of {guidance:g}: it needs more than 1",
             param="negative_prompt",
         )
-    steps = facts.steps if call.steps is None else call.steps
-    if not 1 <= steps <= facts.max_steps:
-        raise BadRequest(f"{steps} steps: this model takes 1 to {facts.max_steps}", param="steps")
-    strength = _strength(call, mode, steps, facts)
+    strength = _strength(call, mode, facts)
+    steps = _steps(call, strength, facts)
     _check_loras(call, facts)
     return Asked(call, mode, width, height, steps, guidance, strength, negative)
 
@@ -177,24 +175,35 @@ def _guidance(call: ImageCall, facts: ImageFacts) -> float:
     return guidance
 
 
-def _strength(call: ImageCall, mode: Mode, steps: int, facts: ImageFacts) -> float:
+def _strength(call: ImageCall, mode: Mode, facts: ImageFacts) -> float:
     if call.strength is not None and (mode == "draw" or not facts.strength):
         why = "what is drawn from noise" if mode == "draw" else "this model, which looks at images instead"
         raise UnsupportedValue(f"a strength has no effect on {why}: leave it out", param="strength")
-    if mode == "draw":
+    if mode == "draw" or not facts.strength:
         return 0.0
     strength = facts.strength if call.strength is None else call.strength
-    if not facts.strength:
-        return 0.0
     if not (math.isfinite(strength) and 0 < strength <= 1):
         raise BadRequest(f"a strength is more than 0 and at most 1, not {strength}", param="strength")
-    if int(steps * strength) < 1:
+    return strength
+
+
+def _steps(call: ImageCall, strength: float, facts: ImageFacts) -> int:
+    """As many as are asked for; else the model's own, or so many that some are left of them at this strength."""
+    if call.steps is None:
+        steps = max(facts.steps, math.ceil(1 / strength) if strength else 1)
+    else:
+        steps = call.steps
+    if not 1 <= steps <= facts.max_steps:
+        wanted = f"{steps} steps" if call.steps is not None else f"a strength of {strength:g}"
+        param = "steps" if call.steps is not None else "strength"
+        raise BadRequest(f"{wanted}: this model takes 1 to {facts.max_steps} steps", param=param)
+    if strength and int(steps * strength) < 1:
         least = math.ceil(100 / steps) / 100
         raise BadRequest(
             f"a strength of {strength:g} leaves none of {steps} steps: take {least:g} or more steps",
             param="strength",
         )
-    return strength
+    return steps
 
 
 def _check_loras(call: ImageCall, facts: ImageFacts) -> None:

@@ -7,7 +7,7 @@ that happens to be drawn beside it.
 import gc
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,11 +22,13 @@ from oxlo_local.engines.image.latents import Foresight, pixels
 from oxlo_local.engines.image.loading import LOOKING, LoadError, load
 from oxlo_local.engines.image.source import Source
 
-TILED = 1_600_000  # pixels from which on an image is decoded in tiles
+SLICED = 600_000  # pixels from which on several images are decoded one after the other
+TILED = 1_600_000  # and each in tiles
 LOOKED_AT = 4  # images that a pipeline that looks at images is shown at most
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 VARYING = ("ZImage", "QwenImage")  # families whose prompts are not padded to one length
-TEMPLATED = ("Flux2Klein", "ZImage")  # families that show the prompt to a language model as a chat
+THINKING = "ZImage"
+TEMPLATED = ("Flux2Klein", THINKING)  # families that show the prompt to a language model as a chat
 
 
 @dataclass(frozen=True)
@@ -75,19 +77,19 @@ class Diffusion:
         """What it does, by its options, its configuration and its class, in this order."""
         options, takes = self._options, self._takes("draw")
         modes: list[Mode] = [mode for mode in ("draw", "redraw", "inpaint") if mode in self._loaded.modes]
-        guidance = takes.get(self._guidance_name, 1.0) if options.guidance is None else options.guidance
         distilled = bool(self._loaded.first.config.get("is_distilled"))
+        usual = 1.0 if distilled else self._default("draw", self._guidance_name)
         guided = not distilled if options.guided is None else options.guided
         negative = "negative_prompt" in takes and guided and self._guidance_name in takes
-        strength = self._takes("redraw").get("strength", 0.0) if "redraw" in modes else 0.0
+        strength = self._default("redraw", "strength") if "redraw" in modes else 0.0
         return ImageFacts(
             modes=modes,
             sizes=options.sizes or [self._usual_size],
-            steps=options.steps or int(takes["num_inference_steps"]),
-            guidance=float(guidance),
+            steps=options.steps or int(self._default("draw", "num_inference_steps")),
+            guidance=usual if options.guidance is None else options.guidance,
             guided=guided,
             negative=negative if options.negative is None else options.negative,
-            strength=float(strength if options.strength is None else options.strength),
+            strength=strength if options.strength is None else options.strength,
             max_images=LOOKED_AT if self.looks else 1,
             prompt_tokens=self.prompt_tokens,
             loras=list(self._loaded.loras),
@@ -108,27 +110,40 @@ class Diffusion:
         """The argument that guides: where there are two, the other one is for models that were taught a number."""
         return "true_cfg_scale" if self.architecture.startswith("QwenImage") else "guidance_scale"
 
-    def _takes(self, mode: Mode) -> dict[str, Any]:
-        """The arguments of a mode's pipeline and their defaults."""
-        parameters = inspect.signature(self._loaded.modes[mode].__call__).parameters
-        return {name: each.default for name, each in parameters.items()}
+    def _takes(self, mode: Mode) -> Mapping[str, inspect.Parameter]:
+        """The arguments of a mode's pipeline."""
+        return inspect.signature(self._loaded.modes[mode].__call__).parameters
+
+    def _default(self, mode: Mode, name: str) -> float:
+        """What an argument of a mode's pipeline is where nobody says; 0 where there is none."""
+        parameter = self._takes(mode).get(name)
+        found = None if parameter is None else parameter.default
+        return float(found) if isinstance(found, int | float) else 0.0
 
     # -- prompts ------------------------------------------------------------------------------------------------------
 
     @property
     def prompt_tokens(self) -> int:
         """Tokens of the longest prompt, what begins and ends it included: of the encoder that reads most."""
-        told = self._takes("draw").get("max_sequence_length")
-        return int(told or max((each.model_max_length for each in self._tokenizers), default=0))
+        told = int(self._default("draw", "max_sequence_length"))
+        return told or int(max((each.model_max_length for each in self._tokenizers), default=0))
 
     def tokens(self, prompt: str) -> int:
         """How many tokens a prompt has for the encoder that needs the fewest, and reads it whole."""
-        counts = []
+        counts, first = [], self._loaded.first
         for tokenizer in self._tokenizers:
-            if self.architecture.startswith(TEMPLATED) and getattr(tokenizer, "chat_template", None):
+            if self.architecture.startswith(TEMPLATED):
                 said = [{"role": "user", "content": prompt}]
-                text = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
-                counts.append(len(tokenizer(text).input_ids))
+                thinks = self.architecture.startswith(THINKING)
+                text = tokenizer.apply_chat_template(
+                    said, tokenize=False, add_generation_prompt=True, enable_thinking=thinks
+                )
+                counts.append(len(tokenizer(text, verbose=False).input_ids))
+            elif hasattr(first, "prompt_template_encode"):  # what stands before the prompt is dropped again
+                text = first.prompt_template_encode.format(prompt)
+                counts.append(
+                    len(tokenizer(text, verbose=False).input_ids) - first.prompt_template_encode_start_idx
+                )
             elif tokenizer.model_max_length >= self.prompt_tokens:
                 counts.append(len(tokenizer(prompt, truncation=False, verbose=False).input_ids))
         return max(counts, default=0)
@@ -145,7 +160,7 @@ class Diffusion:
         pipeline = self._loaded.modes[key.mode]
         if key.loras != (self._weighted or ()):
             self._weigh(key.loras)
-        self._decode_in_tiles(key.width * key.height > TILED)
+        self._decode_sparingly(key.width * key.height, len(rows))
 
         def stepped(
             _: object, place: int, __: object, tensors: dict[str, torch.Tensor]
@@ -167,9 +182,9 @@ class Diffusion:
             if self._options.offload not in (None, "none"):
                 self._loaded.first.maybe_free_model_hooks()
 
-    def _arguments(self, key: Key, rows: Sequence[Row]) -> dict[str, Any]:
+    def _arguments(self, key: Key, rows: Sequence[Row]) -> dict[str, object]:
         takes = self._takes(key.mode)
-        given: dict[str, Any] = {
+        given: dict[str, object] = {
             "prompt": [row.prompt for row in rows],
             "height": key.height,
             "width": key.width,
@@ -195,7 +210,6 @@ class Diffusion:
         """What stands for no negative prompt."""
         return " " if self.architecture.startswith("QwenImage") else ""
 
-    @torch.no_grad()
     def _seen(self, key: Key, latents: torch.Tensor) -> Image:
         found: Image = pixels(self._loaded.modes[key.mode], latents, key.width, key.height)[0]
         return found
@@ -211,10 +225,13 @@ class Diffusion:
             first.disable_lora()
         self._weighted = loras
 
-    def _decode_in_tiles(self, tiled: bool) -> None:
+    def _decode_sparingly(self, size: int, rows: int) -> None:
+        """Pixels take more memory than anything before them: of much at once images take turns, then their tiles."""
         vae = self._loaded.first.vae
+        if hasattr(vae, "enable_slicing"):
+            vae.enable_slicing() if size * rows > SLICED else vae.disable_slicing()
         if hasattr(vae, "enable_tiling"):
-            vae.enable_tiling() if tiled else vae.disable_tiling()
+            vae.enable_tiling() if size > TILED else vae.disable_tiling()
 
     def compile(self, counts: Sequence[int]) -> list[Image]:
         """Compile the network for all sizes listed and so many images at once; whatever else comes later runs as it is.

@@ -170,6 +170,12 @@ class ImageEngine:
         except OxloError as error:
             self._up.append(Failed(call.id, error.code, error.message, error.param))
             return
+        except Exception as error:  # of a tokenizer
+            traceback.print_exc(file=sys.stderr)
+            self._up.append(
+                Failed(call.id, ServerError.code, f"the prompt could not be read: {error}", "prompt")
+            )
+            return
         if call.images:
             self._reading[call.id] = self._side.submit(self._read, wanted, tokens)
         else:

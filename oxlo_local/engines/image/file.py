@@ -5,6 +5,7 @@ prompt as the description, and each label as an attribute in a namespace of ours
 """
 
 import io
+import re
 from collections.abc import Mapping
 from typing import Literal
 from xml.sax.saxutils import escape, quoteattr
@@ -13,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 LEVEL = 4  # of PNG's compression: half the time of the usual one, 2 % more bytes
+NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # characters that XML has no way to write
 NAMESPACE = "https://oxlo.ai/ns/image/1.0/"
 
 
@@ -38,6 +40,7 @@ def packet(labels: Mapping[str, str]) -> dict[str, bytes]:
     """The labels as an XMP packet, in the form of an argument of Pillow's `save`; nothing for no labels."""
     if not labels:
         return {}
+    labels = {name: NO_XML.sub(" ", text) for name, text in labels.items()}
     marks = " ".join(f"oxlo:{name}={quoteattr(text)}" for name, text in labels.items())
     prompt = escape(labels.get("prompt", ""))
     text = (

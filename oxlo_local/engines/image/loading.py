@@ -116,11 +116,14 @@ def _from_folder(folder: Path, options: ImageOptions, dtype: torch.dtype) -> Any
     files = [file for file in folder.rglob("*") if file.is_file()]
     if any(file.suffix == ".py" for file in files):
         raise LoadError(f"{folder} brings code of its own, which oxlo does not run")
+    _check_parts(described)
     _check_weights(folder, described, files)
     weights = [file.name for file in files if file.suffix == ".safetensors" and file.parent != folder]
     variants = {form for form in VARIANTS for name in weights if f".{form}" in name}
     plain = any(not any(f".{form}" in name for form in VARIANTS) for name in weights)
-    without = {part: None for part in LEFT_OUT if part in inspect.signature(found.__init__).parameters}
+    without: dict[str, bool | None] = {
+        part: None for part in LEFT_OUT if part in inspect.signature(found.__init__).parameters
+    }
     if "requires_safety_checker" in inspect.signature(found.__init__).parameters:
         without["requires_safety_checker"] = False
     return found.from_pretrained(
@@ -132,6 +135,16 @@ def _from_folder(folder: Path, options: ImageOptions, dtype: torch.dtype) -> Any
         low_cpu_mem_usage=True,
         **without,
     )
+
+
+def _check_parts(described: dict[str, object]) -> None:
+    """Refuse a part whose class is of another library: to look for it would import whatever is named."""
+    for name, part in described.items():
+        library = part[0] if isinstance(part, list) and len(part) == 2 else None
+        if library not in (None, "diffusers", "transformers") and not hasattr(
+            diffusers.pipelines, str(library)
+        ):
+            raise LoadError(f"{name} is of {library}: oxlo loads parts of diffusers and transformers alone")
 
 
 def _check_weights(folder: Path, described: dict[str, object], files: Iterable[Path]) -> None:
@@ -163,6 +176,9 @@ def _from_file(path: Path, options: ImageOptions, dtype: torch.dtype) -> Any:
     config = Path(options.config).expanduser()
     if not (config / "model_index.json").is_file():
         raise LoadError(f"image.config = {config}: there is no model_index.json in it")
+    for file in config.glob("*/*"):
+        if file.suffix in PICKLED:
+            raise LoadError(f"image.config = {config}: {file.parent.name}/{file.name} is pickled; remove it")
     name = options.pipeline or json.loads((config / "model_index.json").read_text("utf-8")).get("_class_name")
     found = _class(name)
     if not hasattr(found, "from_single_file"):
@@ -178,7 +194,7 @@ def _class(name: object) -> Any:
     return found
 
 
-def _parts_for(name: str, pipeline: Any) -> dict[str, Any]:
+def _parts_for(name: str, pipeline: Any) -> dict[str, object]:
     """What another class is made of: the components of this pipeline, and those of its settings that it knows."""
     wanted = inspect.signature(_class(name).__init__).parameters
     known = {**dict(pipeline.config), **pipeline.components}
@@ -225,10 +241,10 @@ def _take_loras(pipeline: Any, options: ImageOptions) -> dict[str, str]:
 
 
 def _arrange(pipeline: Any, device: str, offload: str) -> None:
-    """Put the weights where they are computed with, in the order that convolutions like."""
-    for name in ("unet", "vae"):
-        if hasattr(pipeline, name):
-            getattr(pipeline, name).to(memory_format=torch.channels_last)
+    """Put the weights where they are computed with, in the order that flat convolutions like."""
+    for module in (getattr(pipeline, name) for name in ("unet", "vae") if hasattr(pipeline, name)):
+        if all(weight.ndim < 5 for weight in module.parameters()):
+            module.to(memory_format=torch.channels_last)
     if offload == "model" and device == "cuda":
         pipeline.enable_model_cpu_offload()
     elif offload == "sequential" and device == "cuda":

@@ -14,7 +14,7 @@ GROUP = 64  # numbers with one scale
 LEAST = 65_536  # numbers in a matrix that is worth it
 
 
-class Shrunk(nn.Module):
+class Shrunk(nn.Module):  # type: ignore[misc]  # torch is not read by mypy
     """A linear layer with its weights in `bits` 8 or 4."""
 
     def __init__(self, linear: nn.Linear, bits: int) -> None:

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -67,5 +68,5 @@ def end(events: Sequence[Event]) -> Done | Failed:
     return terminal[0]
 
 
-def asking(id: str = "c", **more: object) -> ImageCall:
-    return ImageCall(**{"id": id, "prompt": "a red circle", "seed": 7, **more})  # type: ignore[arg-type]
+def asking(id: str = "c", **more: Any) -> ImageCall:
+    return ImageCall(**{"id": id, "prompt": "a red circle", "seed": 7, **more})

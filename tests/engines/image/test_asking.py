@@ -1,6 +1,7 @@
 """What a call asks of a model: what it leaves open is filled in, what the model does not do is refused by name."""
 
 import math
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -71,11 +72,21 @@ def test_what_is_left_open_is_the_models() -> None:
     ],
 )  # fmt: skip
 def test_what_the_model_does_not_do_is_refused(
-    more: dict[str, object], facts: ImageFacts, param: str, words: str
+    more: dict[str, Any], facts: ImageFacts, param: str, words: str
 ) -> None:
     with pytest.raises(BadRequest, match=words) as caught:
         asked(asking(**more), facts)
     assert caught.value.param == param
+
+
+def test_steps_that_are_left_open_suffice_for_the_strength() -> None:
+    turbo = replace(DISTILLED, steps=1, strength=0.5)
+    assert asked(asking(), turbo).steps == 1
+    assert asked(asking(images=["a"]), turbo).steps == 2
+    assert asked(asking(images=["a"], strength=0.1), turbo).steps == 10
+    with pytest.raises(BadRequest, match=r"strength of 0\.001: this model takes 1 to 150 steps") as caught:
+        asked(asking(images=["a"], strength=0.001), turbo)
+    assert caught.value.param == "strength"
 
 
 def test_neutral_values_are_no_offence() -> None:
@@ -97,7 +108,7 @@ def test_without_a_size_an_image_keeps_its_shape_as_nearly_as_is_listed() -> Non
 def test_what_is_drawn_together_has_one_key() -> None:
     key = asked(asking(), FACTS).key(apart=False)
     assert asked(asking("d", prompt="other", seed=9, n=4, previews=2), FACTS).key(apart=False) == key
-    others: list[dict[str, object]] = [
+    others: list[dict[str, Any]] = [
         {"steps": 21}, {"guidance": 7.0}, {"negative_prompt": "x"}, {"width": 768, "height": 512},
         {"loras": [Lora("ink")]}, {"images": ["a"]}, {"images": ["a"], "mask": "m"},
     ]  # fmt: skip

@@ -31,6 +31,11 @@ def test_the_others_carry_them_as_xmp(form: Literal["jpeg", "webp"]) -> None:
     assert "xmp" not in Image.open(io.BytesIO(encoded(NOISE, form, 90, {}))).info
 
 
+def test_characters_that_xml_cannot_write_are_blanks() -> None:
+    seen = Image.open(io.BytesIO(encoded(NOISE, "webp", 90, {"prompt": "a\x00b\x1bc"})))
+    assert ElementTree.fromstring(seen.info["xmp"]).findtext(".//{*}li") == "a b c"
+
+
 @pytest.mark.parametrize("form", ["jpeg", "webp"])
 def test_quality_costs_bytes(form: Literal["jpeg", "webp"]) -> None:
     sizes = [len(encoded(NOISE, form, quality, {})) for quality in (0, 50, 100)]

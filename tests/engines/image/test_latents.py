@@ -14,6 +14,7 @@ SCHEDULERS = (
 ).split()
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_what_a_scheduler_expects_is_what_a_true_prediction_tells(name: str) -> None:
     """From x = image + noise, and the noise told truly, each knows the image after any step."""

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from oxlo_local.calls import ImageOptions
 from oxlo_local.engines.image.loading import LoadError, classes, load
+from tests.engines.image import single
 
 CPU = ImageOptions(device="cpu")
 
@@ -82,16 +83,16 @@ def test_pickled_weights_are_refused(copy: Path) -> None:
     file = copy / "unet" / "diffusion_pytorch_model.safetensors"
     torch.save(load_file(file), copy / "unet" / "diffusion_pytorch_model.bin")
     assert load(copy, CPU).parameters > 0  # it lies beside those that are taken
+    pickled = copy / "ink.pt"
+    torch.save({}, pickled)
+    with pytest.raises(LoadError, match="oxlo loads no others"):
+        load(copy, ImageOptions(device="cpu", loras={"ink": str(pickled)}))
     file.unlink()
     with pytest.raises(LoadError, match=r"unet/diffusion_pytorch_model\.bin is pickled"):
         load(copy, CPU)
     for name in ("model.ckpt", "model.pt", "model.bin"):
         with pytest.raises(LoadError, match="is pickled"):
             load(copy / name, CPU)
-    pickled = copy / "ink.bin"
-    torch.save({}, pickled)
-    with pytest.raises(LoadError, match="oxlo loads no others"):
-        load(copy, ImageOptions(device="cpu", loras={"ink": str(pickled)}))
 
 
 def test_code_beside_weights_is_not_run(copy: Path) -> None:
@@ -111,6 +112,9 @@ def test_what_is_no_pipeline_says_why(copy: Path, tmp_path: Path) -> None:
     (copy / "model_index.json").write_text(json.dumps({**index, "_class_name": ["own", "OwnPipeline"]}))
     with pytest.raises(LoadError, match="no pipeline"):
         load(copy, CPU)
+    (copy / "model_index.json").write_text(json.dumps({**index, "vae": ["antigravity", "AutoencoderKL"]}))
+    with pytest.raises(LoadError, match="vae is of antigravity"):
+        load(copy, CPU)
     (copy / "model_index.json").write_text(json.dumps(index))
     (copy / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"cut off")
     with pytest.raises(LoadError, match="cannot be loaded"):
@@ -123,16 +127,35 @@ def test_a_gpu_that_is_not_there_is_not_replaced_in_silence(tiny_folder: Path) -
         load(tiny_folder, ImageOptions(device="cuda"))
 
 
-def test_a_single_file_needs_a_configuration_and_no_network(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_single_file_needs_a_configuration_and_no_network(
+    tiny_folder: Path, copy: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "one.safetensors"
-    vae = load_file(tiny_folder / "vae" / "diffusion_pytorch_model.safetensors")
-    save_file({f"first_stage_model.{name}": tensor for name, tensor in vae.items()}, file)
+    single.write(tiny_folder, file, layers=1, vae_levels=3)
+    for weights in copy.glob("*/*.safetensors"):
+        weights.unlink()  # what is left is the configuration
+    loaded = load(file, ImageOptions(device="cpu", config=str(copy)))
+    whole = load(tiny_folder, CPU)
+    assert loaded.modes.keys() == whole.modes.keys() and loaded.parameters == whole.parameters
+    for name in ("unet", "vae", "text_encoder"):
+        theirs = getattr(whole.first, name).state_dict()
+        for key, weight in getattr(loaded.first, name).state_dict().items():
+            assert torch.equal(weight, theirs[key]), (name, key)
     with pytest.raises(LoadError, match=r"holds weights alone: name a folder .* as image\.config"):
         load(file, CPU)
     with pytest.raises(LoadError, match=r"there is no model_index\.json in it"):
         load(file, ImageOptions(device="cpu", config=str(tmp_path)))
-    with pytest.raises(LoadError, match="cannot be loaded"):  # this one lacks the network
-        load(file, ImageOptions(device="cpu", config=str(tiny_folder)))
+
+
+def test_a_single_file_that_lacks_a_part_says_which(tiny_folder: Path, copy: Path, tmp_path: Path) -> None:
+    file = tmp_path / "one.safetensors"
+    vae = load_file(tiny_folder / "vae" / "diffusion_pytorch_model.safetensors")
+    save_file({f"first_stage_model.{name}": tensor for name, tensor in vae.items()}, file)
+    with pytest.raises(LoadError, match="cannot be loaded"):
+        load(file, ImageOptions(device="cpu", config=str(copy)))
+    torch.save({}, copy / "unet" / "pytorch_model.bin")
+    with pytest.raises(LoadError, match=r"unet/pytorch_model\.bin is pickled"):
+        load(file, ImageOptions(device="cpu", config=str(copy)))
 
 
 def test_loras_are_taken_by_name(tiny_folder: Path, tmp_path: Path) -> None:

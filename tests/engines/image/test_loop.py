@@ -79,7 +79,8 @@ def test_what_is_let_go_ends_where_it_stands_and_leaves_nothing(loop: Loop[int, 
     assert isinstance(loop.step(), Ended)
     gc.collect()
     assert held[0]() is None
-    loop.begin(counting(1, seen := []))
+    seen: list[int] = []
+    loop.begin(counting(1, seen))
     loop.let_go()  # before it was begun
     assert seen == [] and not loop.busy
 
