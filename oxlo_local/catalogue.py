@@ -402,7 +402,7 @@ _KEYS = tuple(name for name in Model.__struct_fields__ if name not in _FILLED_IN
 def _read_file(path: Path, *, files_in: Path) -> tuple[dict[str, Table], dict[str, str]]:
     """The model tables and the aliases of one file, with every key known and every value of its type.
 
-    A relative `file` is looked for in `files_in`.
+    A relative `file`, `config` or LoRA is looked for in `files_in`.
     """
     try:
         content: Table = tomllib.loads(path.read_text("utf-8"), parse_float=Decimal)
@@ -416,9 +416,19 @@ def _read_file(path: Path, *, files_in: Path) -> tuple[dict[str, Table], dict[st
         raise BadRequest(f"{path}: {str(error).replace('`', '')}") from error
     for model_id, table in tables.items():
         _check(table, f"{path}: [models.{model_id}] ")
-        if isinstance(table.get("file"), str):
-            table["file"] = str(files_in / Path(str(table["file"])).expanduser())
+        _place(table, ("file",), files_in)
+        if isinstance(image := table.get("image"), dict):
+            _place(image, ("config",), files_in)
+            if isinstance(loras := image.get("loras"), dict):
+                _place(loras, tuple(loras), files_in)
     return tables, aliases
+
+
+def _place(table: Table, names: Iterable[str], folder: Path) -> None:
+    """Make relative paths absolute, in place."""
+    for name in names:
+        if isinstance(path := table.get(name), str):
+            table[name] = str(folder / Path(path).expanduser())
 
 
 def _check(table: Table, place: str) -> None:

@@ -145,7 +145,7 @@ def test_a_wheel_carries_it_inside_the_package(tmp_path: Path) -> None:
     assert shipped_toml() == ROOT / "models.toml"
     package = tmp_path / "oxlo_local"
     package.mkdir()
-    for name in ("__init__", "catalogue", "entry", "ct2", "gguf", "limits", "errors"):
+    for name in ("__init__", "catalogue", "entry", "ct2", "diffuser", "gguf", "limits", "errors"):
         shutil.copy(ROOT / "oxlo_local" / f"{name}.py", package)
     shutil.copytree(ROOT / "oxlo_local" / "calls", package / "calls")
     shutil.copy(ROOT / "models.toml", package)
@@ -185,10 +185,6 @@ def test_no_other_model_answers(name: str, mistral: Path) -> None:
     [
         ("mistrall-7b", "no model 'mistrall-7b'; did you mean mistral-7b"),
         ("mistral-7b", "`oxlo pull mistral-7b` fetches it"),
-        (
-            "sdxl",
-            "`oxlo pull sdxl` fetches it, but this version of oxlo does not serve image yet",
-        ),
         ("deepseek-v3.2", "cannot be served here: .*405 GB.*the nearest that can be is gpt-oss-120b"),
         ("kimi-k2.5", "cannot be served here: a trillion parameters"),
         ("zzz", "no model 'zzz'; `oxlo list --all`"),
@@ -315,9 +311,9 @@ def test_mistakes_are_named_with_file_and_place(own: Write, text: str, words: st
 # -- what can be served, and what it would take -----------------------------------------------------------------------
 
 
-def test_kinds_to_come_are_refused_with_a_reason() -> None:
-    with pytest.raises(UnsupportedValue, match="sdxl is of kind image; this version .* serves .* chat"):
-        servable(SHIPPED.models["sdxl"])
+def test_kinds_without_an_engine_are_refused_with_a_reason() -> None:
+    with pytest.raises(UnsupportedValue, match="kokoro-82m is of kind tts; this version .* serves .* chat"):
+        servable(SHIPPED.models["kokoro-82m"])
 
 
 def test_what_embeds_and_reranks_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,3 +393,33 @@ def test_how_speech_is_run_is_said_key_by_key(tmp_path: Path) -> None:
     own.write_text("[models.whisper-tiny.speech]\nbatches = 4\n")
     with pytest.raises(BadRequest, match=r"speech: unknown key 'batches'; did you mean batch\?"):
         Catalogue.load(own, installed={})
+
+
+def test_how_images_are_drawn_is_said_key_by_key(tmp_path: Path) -> None:
+    own = tmp_path / "models.toml"
+    own.write_text('[models.sd-turbo.image]\nsteps = 2\ndevice = "cpu"\n')
+    shipped = SHIPPED.models["sd-turbo"].image
+    found = Catalogue.load(own, installed={}).find("sd-turbo").image
+    assert found == msgspec.structs.replace(shipped, steps=2, device="cpu") and shipped.steps == 1
+    own.write_text(
+        '[models.sd-turbo.image]\nconfig = "base"\nloras = { ink = "ink.safetensors", far = "/l.safetensors" }\n'
+    )
+    placed = Catalogue.load(own, installed={}).find("sd-turbo").image
+    assert placed.config == str(tmp_path / "base")
+    assert placed.loras == {"ink": str(tmp_path / "ink.safetensors"), "far": "/l.safetensors"}
+    own.write_text("[models.sd-turbo.image]\nsize = '1x1'\n")
+    with pytest.raises(BadRequest, match=r"image: unknown key 'size'; did you mean sizes\?"):
+        Catalogue.load(own, installed={})
+
+
+@pytest.mark.parametrize(
+    "model",
+    [model for model in SHIPPED.models.values() if model.kind == "image" and not model.refused],
+    ids=lambda model: model.id,
+)
+def test_image_models_say_how_they_draw(model: Model) -> None:
+    image = model.image
+    assert image.steps and image.sizes and image.guidance is not None
+    assert image.guided is not None and image.negative is not None
+    assert image.guided or not image.negative
+    assert all(side % 16 == 0 for size in image.sizes for side in size)

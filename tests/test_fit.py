@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oxlo_local import fit, gguf, random_model
-from oxlo_local.calls import SpeechOptions, TextOptions
+from oxlo_local.calls import ImageOptions, SpeechOptions, TextOptions
 from oxlo_local.errors import ModelDoesNotFit
 from oxlo_local.gguf import Geometry
 from oxlo_local.hardware import Gpu, Machine
@@ -266,3 +266,76 @@ def test_a_speech_model_that_fits_nowhere_is_refused_with_the_sum() -> None:
         fit.speech("w", 3 * GB, None, small, SpeechOptions())
     with pytest.raises(ModelDoesNotFit):
         fit.speech("w", 30 * GB, None, CARD, SpeechOptions(device="cuda"))
+
+
+# -- images -----------------------------------------------------------------------------------------------------------
+
+KLEIN = {"text_encoder": 4 * GB, "transformer": 4 * GB, "vae": 84_000_000}  # numbers
+MEGAPIXEL = 1024 * 1024
+
+
+def card(free: float, ram: float = 60) -> Machine:
+    return Machine(16, 64 * GB, int(ram * GB), (Gpu("a card", 24 * GB, int(free * GB), "8.9"),))
+
+
+@pytest.mark.parametrize(
+    ("free", "weights", "offload"),
+    [
+        (24, "full", "none"),
+        (16, "full", "model"),
+        (13.5, "int8", "model"),
+        (10.5, "int8", "model"),
+        (9, "int4", "model"),
+        (6.5, "full", "sequential"),
+    ],
+)
+def test_an_image_model_loses_as_little_as_the_gpu_lets_it(free: float, weights: str, offload: str) -> None:
+    plan = fit.image("m", KLEIN, MEGAPIXEL, card(free), ImageOptions())
+    assert (plan.device, plan.shrinking, plan.offload) == ("cuda", weights, offload)
+    assert plan.vram <= free * GB * fit.USABLE
+    assert plan.options(ImageOptions(steps=4)) == ImageOptions(
+        steps=4, weights=plan.shrinking, offload=plan.offload
+    )
+    assert fit.less(card(free), plan).gpus[0].free == card(free).gpus[0].free - plan.vram
+
+
+def test_what_is_asked_of_an_image_model_is_kept_to() -> None:
+    plan = fit.image("m", KLEIN, MEGAPIXEL, card(24), ImageOptions(weights="int8"))
+    assert (plan.shrinking, plan.offload) == ("int8", "none") and plan.weights < 10 * GB
+    assert fit.image("m", KLEIN, MEGAPIXEL, card(24), ImageOptions(offload="model")).shrinking == "full"
+    on_cpu = fit.image("m", KLEIN, MEGAPIXEL, card(24), ImageOptions(device="cpu"))
+    assert (on_cpu.device, on_cpu.dtype, on_cpu.vram, on_cpu.ram) == ("cpu", "float32", 0, on_cpu.total)
+    assert on_cpu.weights == 4 * sum(KLEIN.values())
+    with pytest.raises(ModelDoesNotFit):
+        fit.image("m", KLEIN, MEGAPIXEL, card(6), ImageOptions(device="cuda", weights="full", offload="none"))
+
+
+def test_without_a_gpu_an_image_model_is_in_memory_in_half_the_bits_if_it_must() -> None:
+    whole = fit.image("m", KLEIN, MEGAPIXEL, Machine(8, 64 * GB, 60 * GB), ImageOptions())
+    assert (whole.device, whole.dtype) == ("cpu", "float32")
+    half = fit.image("m", KLEIN, MEGAPIXEL, Machine(8, 32 * GB, 30 * GB), ImageOptions())
+    assert (half.dtype, half.weights) == ("bfloat16", 2 * sum(KLEIN.values()))
+    assert half.options(ImageOptions()) == ImageOptions(device="cpu", dtype="bfloat16")
+    with pytest.raises(
+        ModelDoesNotFit,
+        match=r"m does not fit: weights 16\.2 GB \(bfloat16\) \+ buffers .* = 2\d\.\d GB; free are 12\.0 GB of RAM",
+    ):
+        fit.image("m", KLEIN, MEGAPIXEL, LAPTOP, ImageOptions())
+
+
+def test_a_plan_of_an_image_model_in_words() -> None:
+    plan = fit.image("m", KLEIN, MEGAPIXEL, card(16), ImageOptions())
+    assert plan.placement.startswith("with the part that computes on the GPU (")
+    assert plan.arithmetic.startswith("weights 16.2 GB (bfloat16) + buffers ")
+    tiny = fit.image("m", {"unet": 1000}, 64 * 64, LAPTOP, ImageOptions())
+    assert tiny.buffers == fit.LEAST_BUFFERS and tiny.placement == f"in RAM ({fit.gigabytes(tiny.ram)})"
+
+
+@given(st.floats(0.1, 100), st.floats(0.1, 100), st.sampled_from([64 * 64, MEGAPIXEL, 4 * MEGAPIXEL]))
+def test_no_plan_of_an_image_model_takes_more_than_there_is(free: float, ram: float, pixels: int) -> None:
+    machine = card(free, ram)
+    try:
+        plan = fit.image("m", KLEIN, pixels, machine, ImageOptions())
+    except ModelDoesNotFit:
+        return
+    assert plan.vram <= machine.gpus[0].free and plan.ram <= (machine.ram_available or 0)

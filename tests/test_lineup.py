@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from oxlo_local import config, fit
-from oxlo_local.calls import EmbeddingOptions, SpeechOptions, TextOptions
+from oxlo_local import config, fit, random_diffuser
+from oxlo_local.calls import EmbeddingOptions, ImageOptions, SpeechOptions, TextOptions
 from oxlo_local.catalogue import EXTRAS, Catalogue, Model
 from oxlo_local.config import Settings
 from oxlo_local.entry import Embedding
@@ -172,6 +172,19 @@ def test_a_speech_model_runs_as_its_entry_and_the_settings_say(tmp_path: Path, h
     assert set_.options == SpeechOptions(batch=4, threads=2, parallel=6, longest=60.0, device="cpu")
     with pytest.raises(ModelDoesNotFit, match="w does not fit"):
         specs([model], told, machine(0.5), known(model))
+
+
+def test_an_image_model_runs_as_its_entry_and_the_settings_say(tmp_path: Path, home: Path) -> None:
+    random_diffuser.write(tmp_path)
+    own = ImageOptions(steps=4, sizes=[(64, 64)], threads=3)
+    model = Model(id="d", kind="image", engine="image", path=tmp_path, price_usd=PRICE, image=own)
+    (plain,) = specs([model], config.load({"home": home}, {}), machine(4), known(model))
+    assert (plain.engine, plain.path) == ("image", str(tmp_path))
+    assert plain.options == msgspec.structs.replace(own, device="cpu", dtype="float32")
+    (told,) = specs([model], config.load({"home": home, "threads": 2}, {}), machine(4), known(model))
+    assert isinstance(told.options, ImageOptions) and told.options.threads == 2
+    with pytest.raises(ModelDoesNotFit, match=r"d does not fit: weights \d+ MB .* free are 300 MB"):
+        specs([model], config.load({"home": home}, {}), machine(0.3), known(model))
 
 
 # -- the demos behind -----------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from oxlo_local import random_whisper
+from oxlo_local import random_diffuser, random_whisper
 from oxlo_local.catalogue import Catalogue
 from oxlo_local.config import Settings, load
 from oxlo_local.errors import BadRequest, ModelDoesNotFit, ModelNotFound, NotFound, OxloError, Unavailable
@@ -49,6 +49,12 @@ engine = "speech"
 repo = "own/heard"
 default_quant = "float16"
 files.float16 = { bytes = 5_000, status = "confirmed", files = ["model.bin", "*.json"] }
+[models.drawn]
+kind = "image"
+engine = "image"
+repo = "own/drawn"
+default_quant = "float16"
+files.float16 = { bytes = 5_000, status = "confirmed", files = ["model_index.json", "*/*.json", "*/*.txt", "*/*.safe*"] }
 """
 
 
@@ -222,6 +228,42 @@ def test_a_speech_model_that_no_catalogue_knows(desk: Desk, site: stand_in.Hub, 
     assert (folder / "model.bin").exists()
     with pytest.raises(BadRequest, match="holds no speech model: it lacks model.bin"):
         desk.pull(str(tmp_path / "home") + "/")
+
+
+def test_an_image_model_is_fetched_with_its_folders(desk: Desk, site: stand_in.Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "my-diffuser"
+    random_diffuser.write(folder)
+    files = {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+    rest = {"README.md": b"#", "unet/diffusion_pytorch_model.bin": LARGER, "one.safetensors": SMALL}
+    site.repositories["own/drawn"] = Repository({**files, **rest})
+    site.repositories["own/unknown"] = Repository({**files, **rest})
+    for name in ("drawn", "hf:own/unknown"):
+        pulled = desk.pull(name)
+        assert pulled.path.is_dir() and {file.name for file in pulled.files} == set(files)
+        for inner, data in files.items():
+            assert (pulled.path / inner).read_bytes() == data
+        model = desk.catalogue().resolve(pulled.id).model
+        assert (model.kind, model.engine, model.path) == ("image", "image", pulled.path)
+    assert desk.store.remove("drawn") > 0
+
+
+def test_a_local_image_model_is_noted_where_it_lies(desk: Desk, tmp_path: Path) -> None:
+    folder = tmp_path / "my-diffuser"
+    random_diffuser.write(folder)
+    single = tmp_path / "one.safetensors"
+    single.write_bytes((folder / "unet" / "diffusion_pytorch_model.safetensors").read_bytes())
+    for path, model_id in ((folder, "my-diffuser"), (single, "one")):
+        attached = desk.pull(str(path))
+        assert (attached.id, attached.path) == (model_id, path) and not any(
+            file.ours for file in attached.files
+        )
+        assert desk.catalogue().resolve(model_id).model.kind == "image"
+        assert desk.pull(str(path)).id == model_id  # and again
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").rename(folder / "vae" / "weights.bin")
+    with pytest.raises(BadRequest, match=r"vae/weights\.bin is pickled"):
+        desk.pull(str(folder))
 
 
 @pytest.mark.parametrize(
