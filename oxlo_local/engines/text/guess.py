@@ -17,6 +17,10 @@ model draws behind it included. What it costs is measured (measure.py): next to 
 two rows take far longer there than one. It is worth that where the geometric mean of all sequences' speeds gains: one
 that is faster at the price of all others is no gain, and from some number of sequences on nothing is.
 
+**Account.** A chance is an estimate, and a new sequence's a mere prior: two words that stand side by side twice say
+little of a text that never copies. Each sequence learns that from its own guesses, but many short ones never get there,
+and in company each guess in vain delays all. So what guessing brought is booked, and while it loses nobody guesses.
+
 This file knows nothing of llama.cpp, calls or time.
 """
 
@@ -34,6 +38,9 @@ FORGOTTEN = 64  # tokens after which it counts half
 DRAFTED = 8  # matching tokens that a draft model's word is worth, before it is known
 WORTH = math.log(1.1)  # a tenth; less is lost in what nobody measures
 NOTHING = -(2**31)  # stands between two texts, where no token is
+CREDIT = 8.0  # of gain, at most, that later losses are set against
+STAKE = 4.0  # of loss, after which nothing is guessed for a while
+FIRST_REST, LONGEST_REST = 16, 512  # steps
 
 
 class Trust:
@@ -175,6 +182,13 @@ class Costs:
         """Seconds of the next tokens of so many sequences."""
         return sequences * self.graph(1) if sequences < self.together else self.graph(sequences)
 
+    def delay(self, sequences: int, guessing: int, length: int, drafted: int) -> float:
+        """What it costs `sequences` that so many of them guess `length` tokens: by how much the sum of the logarithms
+        of their times grows. `drafted` of the guesses come from a draft model.
+        """
+        seconds = self.plain(sequences - guessing) + self.graph(guessing * (length + 1))
+        return sequences * math.log((seconds + length * self.drafts(drafted)) / self.plain(sequences))
+
     def drafts(self, sequences: int) -> float:
         """Seconds of drafting one token for each of so many sequences."""
         return self.draft * (sequences if sequences < self.together else 1)
@@ -195,6 +209,31 @@ class Choice:
     sequences: int = 0
     length: int = 0
     gain: float = WORTH
+    delay: float = 0.0  # what it costs all of them, in the same unit
+
+
+class Account:
+    """What guessing has brought lately, as `Choice.gain` counts it, and whether to go on with it."""
+
+    def __init__(self) -> None:
+        self._balance = 0.0
+        self._rest = 0  # steps in which nothing is guessed
+        self._last_rest = 0
+
+    def willing(self) -> bool:
+        """Whether to guess in this step; to be asked once in each that could."""
+        resting = self._rest > 0
+        self._rest -= resting
+        return not resting
+
+    def book(self, gain: float) -> None:
+        """A step with guesses is over. After a rest the next loss ends it again, each time for twice as long."""
+        self._balance = min(CREDIT, self._balance + gain)
+        if self._balance > 0:
+            self._last_rest = 0
+        elif self._balance <= -STAKE:
+            self._balance = -STAKE
+            self._rest = self._last_rest = min(LONGEST_REST, 2 * self._last_rest or FIRST_REST)
 
 
 def expected(chance: float, length: int) -> float:
@@ -204,18 +243,17 @@ def expected(chance: float, length: int) -> float:
 
 def choose(chances: Sequence[Chance], sequences: int, costs: Costs, *, rows: int) -> Choice:
     """Who guesses how far, of `sequences` that generate. `chances` descend; `rows` = those that a step has room for."""
-    usual, best = costs.plain(sequences), Choice()
+    best = Choice()
     for guessing in range(1, len(chances) + 1):
-        drafted = costs.drafts(sum(chance.drafted for chance in chances[:guessing]))
-        others = costs.plain(sequences - guessing)
+        drafted = sum(chance.drafted for chance in chances[:guessing])
         for each in ROWS:
             if guessing * each > rows:
                 break
-            seconds = others + costs.graph(guessing * each) + (each - 1) * drafted
             gain = sum(math.log(expected(chance.each, each - 1)) for chance in chances[:guessing])
-            gain -= sequences * math.log(seconds / usual)
+            delay = costs.delay(sequences, guessing, each - 1, drafted)
+            gain -= delay
             if gain > best.gain:
-                best = Choice(guessing, each - 1, gain)
+                best = Choice(guessing, each - 1, gain, delay)
     return best
 
 

@@ -7,6 +7,7 @@ that was right, and one with a sliding window only within its window. A request 
 not guess either: libllama draws one token a graph there.
 """
 
+import math
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import replace
@@ -16,6 +17,7 @@ from typing import Literal
 from oxlo_local.engines.text.draft import Draft
 from oxlo_local.engines.text.guess import (
     DRAFTED,
+    Account,
     Chance,
     Choice,
     Costs,
@@ -44,6 +46,8 @@ class Speculation:
         self.proposed = self.accepted = 0
         """Tokens guessed and checked, and those of them that came true."""
         self._open: list[tuple[Sequence, Slot, Guess]] = []  # in this step
+        self._account = Account()
+        self._delay = 0.0  # that this step's guesses cause
         self._draft = draft
         self._costs = costs
         self._fixed = fixed
@@ -66,6 +70,9 @@ class Speculation:
         if not found:
             return
         choice = self._choose([chance for chance, _ in found], len(generating))
+        if not choice.length or (self._costs is not None and not self._account.willing()):
+            return
+        self._delay = choice.delay
         drafting: list[Sequence] = []
         for chance, sequence in found[: choice.sequences]:
             if chance.drafted:
@@ -111,16 +118,21 @@ class Speculation:
     def settle(self) -> list[Slot]:
         """The step is over: learn from its guesses. Returns the slots whose caches hold what was guessed in vain."""
         spoiled = []
+        gain, checked = -self._delay, False
         for sequence, slot, guess in self._open:
             sequence.guess = None
             if not guess.checked:
                 continue
+            checked = True
+            gain += math.log(1 + guess.accepted)
             self.proposed += len(guess.tokens)
             self.accepted += guess.accepted
             guess.trust.learn(guess.accepted / len(guess.tokens))
             if guess.accepted < len(guess.tokens):
                 spoiled.append(slot)
         self._open.clear()
+        if checked and self._costs is not None:
+            self._account.book(gain)
         return spoiled
 
     def close(self) -> None:

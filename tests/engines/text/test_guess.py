@@ -1,5 +1,6 @@
 """Guesses: what repeats is found, what was guessed in vain is remembered, and what does not pay is left alone."""
 
+import math
 import random
 from collections.abc import Sequence
 
@@ -8,6 +9,7 @@ import pytest
 from oxlo_local.engines.text.guess import (
     ROWS,
     SHORTEST,
+    Account,
     Chance,
     Costs,
     Guess,
@@ -187,3 +189,38 @@ def test_costs_go_on_in_straight_lines() -> None:
     assert CPU.graph(64) == pytest.approx(105 + 2 * (105 - 51))
     assert Costs([(1, 5.0)], together=2).graph(8) == 40
     assert (CPU.plain(0), CPU.plain(4), CPU.plain(16)) == (0, 28, 51)
+
+
+# -- account ----------------------------------------------------------------------------------------------------------
+
+
+def guessing_steps(account: Account, gains: Sequence[float]) -> int:
+    """In how many of so many steps guesses are made, each of which brings what stands there."""
+    made = 0
+    for gain in gains:
+        if account.willing():
+            made += 1
+            account.book(gain)
+    return made
+
+
+def test_guesses_that_lose_are_given_up_and_tried_again_ever_more_rarely() -> None:
+    assert guessing_steps(Account(), [-3.0] * 100) == 4, "two, then one after 16 steps and one after 32 more"
+    assert guessing_steps(Account(), [-3.0] * 10_000) < 30
+
+
+def test_guesses_that_gain_go_on() -> None:
+    assert guessing_steps(Account(), [0.5, 0.5, -0.8] * 100) == 300
+
+
+def test_what_gains_again_is_trusted_again() -> None:
+    account = Account()
+    guessing_steps(account, [-3.0] * 10_000)
+    assert guessing_steps(account, [3.0] * 1000) > 400
+    assert guessing_steps(account, [3.0] * 100) == 100
+
+
+def test_a_delay_is_what_each_sequence_loses() -> None:
+    assert CPU.delay(1, 1, 15, 0) == pytest.approx(math.log(51 / 7))
+    assert CPU.delay(8, 8, 1, 0) == pytest.approx(8 * math.log(51 / 53))
+    assert choose([Chance(0.99)], 1, CPU, rows=500).delay == pytest.approx(CPU.delay(1, 1, 15, 0))

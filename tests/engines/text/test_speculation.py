@@ -1,5 +1,7 @@
 """Speculative decoding on real models: the same answers as without it, in fewer steps, and nothing left behind."""
 
+import itertools
+import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from oxlo_local.calls import Constraint, Sampling
+from oxlo_local.engines.text import guess
 from oxlo_local.engines.text.engine import TextEngine
+from oxlo_local.engines.text.guess import Costs
+from oxlo_local.engines.text.speculation import Speculation
 from oxlo_local.random_model import Architecture
 from tests.conftest import demo_model
 from tests.engines.text.conftest import Answers, MakeEngine, drive
@@ -257,6 +262,28 @@ def test_it_is_measured_what_pays(make_engine: MakeEngine) -> None:
     answers = drive(engine, [call("c", looping(60, seed=1), 60)])
     assert answers.done("c").usage.completion_tokens == 60
     assert_idle(engine)
+
+
+def test_what_is_guessed_in_vain_again_and_again_is_given_up(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every two of eight letters stand side by side in the prompt, so all that is drawn looks like a copy."""
+    letters = range(20, 28)
+    prompt = [token for pair in itertools.product(letters, letters) for token in pair]
+    bias = dict.fromkeys(letters, 100.0)
+
+    def guesses(stake: float) -> int:
+        monkeypatch.setattr(guess, "STAKE", stake)
+        engine = make_engine(speculation="lookup")
+        costs = Costs([(1, 1.0), (2, 1.5), (4, 9.0)], together=2)
+        engine._speculation = speculation = Speculation(engine._llama, costs, fixed=None, rows=20)
+        for seed in range(30):
+            drawn = Sampling(temperature=1.0, seed=seed, logit_bias=bias)
+            drive(engine, [call("v", prompt, 20, sampling=drawn)])
+        return speculation.proposed
+
+    assert guesses(math.inf) >= 30, "each text makes its own experience"
+    assert guesses(4.0) < 20
 
 
 def test_unasked_it_is_where_it_gains(make_engine: MakeEngine) -> None:
