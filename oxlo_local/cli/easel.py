@@ -17,6 +17,7 @@ from oxlo_local.cli.sheet import print_json, safe
 from oxlo_local.client import Client, Head
 from oxlo_local.drawing import Format, Image, ImageBody, Step, encode, images_of
 from oxlo_local.errors import Unavailable
+from oxlo_local.transcript import printable
 
 STDOUT = "-"
 FORMATS: dict[str, Format] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
@@ -130,7 +131,8 @@ def draw(client: Client, body: ImageBody, place: Place, *, preview: bool | None,
     told: list[dict[str, object]] = []
     images: list[Image] = []
     console = Console(stderr=True)
-    with client.send_json(body.path, encode(body)) as stream, _bar(console, body) as (progress, bar):
+    # The bar comes first: a server that is busy, or still loads the model, says nothing for a while.
+    with _bar(console, body) as (progress, bar), client.send_json(body.path, encode(body)) as stream:
 
         def step(found: Step) -> None:
             progress.update(
@@ -146,10 +148,9 @@ def draw(client: Client, body: ImageBody, place: Place, *, preview: bool | None,
             images.append(image)
             if path is not None and not as_json:
                 print(path, flush=True)
-    for image in images:  # not beside a bar, which would be painted over them
-        _show(console, image, preview)
+    _show(console, images, preview)  # not beside a bar, which would be painted over them
     if stream.head.warnings:
-        print(f"oxlo: the server says: {stream.head.warnings}", file=sys.stderr)
+        print(f"oxlo: the server says: {printable(stream.head.warnings)}", file=sys.stderr)
     if as_json:
         print_json(_summary(body, stream.head, told))
 
@@ -195,9 +196,18 @@ def _write(image: Image, place: Place) -> Path | None:
     return path
 
 
-def _show(console: Console, image: Image, preview: bool | None) -> None:
-    protocol = protocol_of(os.environ) if preview is not False and (preview or console.is_terminal) else None
-    told = shown(image.data, protocol) if protocol is not None else None
-    if told is not None:
-        console.file.write(told)
-        console.file.flush()
+def _show(console: Console, images: list[Image], preview: bool | None) -> None:
+    """Show what the terminal can; `preview` None: if it is one. Where that is asked for and cannot be, say so."""
+    wanted = console.is_terminal if preview is None else preview
+    protocol = protocol_of(os.environ) if wanted else None
+    pictures = [] if protocol is None else [shown(image.data, protocol) for image in images]
+    for picture in pictures:
+        console.file.write(picture or "")
+    console.file.flush()
+    if preview and (protocol is None or None in pictures):
+        why = (
+            "shows png only"
+            if protocol == "kitty"
+            else "shows no images; kitty, Ghostty, iTerm2 and WezTerm do"
+        )
+        print(f"oxlo: this terminal {why}", file=sys.stderr)

@@ -429,19 +429,19 @@ def test_each_image_is_a_unit_of_one_row(painter: RunningServer) -> None:
 
 
 def test_a_client_that_leaves_pays_for_what_was_complete(painter: RunningServer) -> None:
-    fields = {"model": "painter", "prompt": "x", "n": 10, "steps": 100, "stream": True, "progress": True}
+    fields = {"model": "painter", "prompt": "x", "n": 10, "steps": 30, "stream": True, "progress": True}
     with httpx.stream("POST", painter.url + DRAW, json=fields, timeout=50) as answer:
         seen: list[dict[str, Any]] = []
         for line in answer.iter_lines():
             if "completed" in line:
                 break
-            if '"step":50' in line and not seen:
+            if '"step":9,' in line and not seen:
                 seen += painter.workers()[0]["drawings"]  # type: ignore[arg-type]
     until(lambda: last_row(painter)["status"] != "open")
     row = last_row(painter)
     assert (row["status"], row["error_code"]) == ("settled", "cancelled")
     assert 1 <= row["units"] == row["images"] < 10 and row["price_micros"] == 1000 * row["units"]
-    assert row["steps"] == 100 and seen and seen[0]["call"] == row["id"] and seen[0]["of"] == 100
+    assert row["steps"] == 30 and seen and seen[0]["call"] == row["id"] and seen[0]["of"] == 30
 
 
 def test_a_client_that_leaves_before_an_image_pays_nothing_and_leaves_nothing(painter: RunningServer) -> None:
@@ -536,24 +536,8 @@ def test_the_sdk_draws_edits_streams_and_varies(painter: RunningServer, tmp_path
 
 def test_nobody_waits_for_a_model_to_learn_that_a_field_is_wrong(painter: RunningServer) -> None:
     began = time.monotonic()
-    body = {"model": "painter", "prompt": "x", "n": 10, "steps": 150, "stream": True}
+    body = {"model": "painter", "prompt": "x", "n": 10, "steps": 150, "stream": True, "progress": True}
     with httpx.stream("POST", painter.url + DRAW, json=body, timeout=50) as answer:
-        assert answer.status_code == 200 or answer.read()
+        assert answer.status_code == 200
         assert draw(painter, n=99).status_code == 400 and draw(painter, size="1x1").status_code == 400
-    assert time.monotonic() - began < 20
-
-
-def test_a_worker_that_is_lost_leaves_what_was_delivered_settled(painter: RunningServer) -> None:
-    body = {"model": "painter", "prompt": "x", "n": 10, "steps": 60, "stream": True}
-    with httpx.stream("POST", painter.url + DRAW, json=body, timeout=50) as answer:
-        lines = answer.iter_lines()
-        next(line for line in lines if "completed" in line)
-        os.kill(int(str(painter.workers()[0]["pid"])), signal.SIGKILL)
-        rest = [line for line in lines if line]
-    completed = 1 + sum("completed" in line for line in rest)
-    assert '"code":"worker_lost"' in rest[-1]
-    row = last_row(painter)
-    assert (row["status"], row["error_code"]) == ("settled", "worker_lost")
-    assert row["units"] == row["images"] == completed < 10
-    again = draw(painter, n=2, steps=1)  # waits until the worker is there again
-    assert again.status_code == 200 and last_row(painter)["units"] == 2
+    assert time.monotonic() - began < 5
