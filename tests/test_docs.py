@@ -91,10 +91,10 @@ def test_codes_that_are_named_exist(generator: ModuleType) -> None:
 
 
 def test_the_example_catalogue_is_a_good_one(tmp_path: Path) -> None:
-    block = re.search(r"```toml\n(.*?)```", README, re.DOTALL)
-    assert block is not None
-    (tmp_path / "models.toml").write_text(block[1])
+    blocks = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "models.toml").write_text("".join(block for block in blocks if "[models" in block))
     catalogue = Catalogue.load(tmp_path / "models.toml", installed={})
+    assert catalogue.find("my-sdxl").image.fused == ["lightning"]
     assert catalogue.find("mine").title == "My model"
     assert (
         catalogue.find("mistral-7b").price_micros == 500 and catalogue.find("mistral-7b").options.ctx == 16384
