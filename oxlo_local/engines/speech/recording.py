@@ -75,7 +75,9 @@ class Recording:
             pieces.append(piece)
             held += len(piece)
             if held >= BLOCK:
-                yield np.concatenate(pieces)
+                whole = np.concatenate(pieces)
+                # One packet may hold minutes: what hears it would take memory for all of it at once.
+                yield from (whole[start : start + BLOCK] for start in range(0, held, BLOCK))
                 pieces, held = [], 0
         if held:
             yield np.concatenate(pieces)
