@@ -43,6 +43,7 @@ class Shape:
     multilingual: bool = True
     vocabulary: int = 2_400
     said: int = 0  # letters that it says of every chunk, if it is multilingual; 0 = what comes of the numbers
+    language: str = "en"  # that it takes these to be in
 
 
 SIZES = {
@@ -148,7 +149,7 @@ def said(shape: Shape, random: np.random.Generator) -> list[str]:
     alphabet = list(string.ascii_letters)
     rounds = -(-shape.said // len(alphabet))
     letters = np.concatenate([random.permutation(alphabet) for _ in range(rounds)])[: shape.said]
-    return ["<|en|>", "<|transcribe|>", "<|0.00|>", *letters.tolist(), "<|endoftext|>"]
+    return [f"<|{shape.language}|>", "<|transcribe|>", "<|0.00|>", *letters.tolist(), "<|endoftext|>"]
 
 
 def teach(spec: WhisperSpec, tokens: list[int]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from oxlo_local import random_whisper
 from oxlo_local.calls import (
     Done,
     Event,
@@ -117,6 +118,19 @@ def test_silence_says_nothing(sound: F32, engine: SpeechEngine, tmp_path: Path) 
 def test_a_language_that_is_given_is_taken(engine: SpeechEngine, files: list[Path]) -> None:
     events = run(engine, call(files[0], language="de"))["c"]
     assert [(one.language, one.probability) for one in events if isinstance(one, Language)] == [("de", 1.0)]
+
+
+def test_the_language_that_is_heard_is_told_and_spoken(tmp_path: Path, files: list[Path]) -> None:
+    random_whisper.write(tmp_path / "german", random_whisper.Shape(said=20, language="de"))
+    engine = opened(tmp_path / "german")
+    events = run(engine, call(files[2]), call(files[3], "given", language="fr"))
+    (heard,) = (one for one in events["c"] if isinstance(one, Language))
+    ended = end(events["c"])
+    assert (heard.language, heard.probability > 0.9) == ("de", True)
+    assert isinstance(ended, Done) and ended.usage.language == "de"
+    assert [one.language for one in events["given"] if isinstance(one, Language)] == ["fr"]
+    assert {one.text for one in segments(events["c"])} == {one.text for one in segments(events["given"])}
+    engine.close()
 
 
 def test_a_model_that_knows_english_alone(english_folder: Path, files: list[Path]) -> None:
