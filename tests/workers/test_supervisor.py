@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from oxlo_local.calls import Done, Event, Failed, Finished, Started, Text
+from oxlo_local.calls import Done, Event, Failed, Finished, ImageCall, ModelFacts, Started, Text
 from oxlo_local.errors import ModelNotLoaded, QueueFull, ShuttingDown
 from oxlo_local.workers.child import NICE
+from oxlo_local.workers.supervisor import slots_of, warm_up_call
 from tests.conftest import gone
 from tests.workers.conftest import MakeFleet, echo, read, ready, say, status, until
 
@@ -355,3 +356,10 @@ async def test_a_child_leaves_when_its_parent_is_killed(home: Path) -> None:
     parent.kill()
     await parent.wait()
     await until(lambda: gone(child))
+
+
+def test_an_image_call_is_one_however_many_it_draws_and_a_model_is_warmed_by_a_single_step() -> None:
+    facts = ModelFacts(architecture="x", context_length=77, parallel=4, chat=False, kind="image")
+    call = warm_up_call("w", facts)
+    assert isinstance(call, ImageCall) and (call.n, call.steps, call.width) == (1, 1, None)
+    assert slots_of(ImageCall("i", "x", seed=0, n=4)) == slots_of(call) == 1
