@@ -33,3 +33,10 @@ def first_id(kind: str, at_ms: int) -> str:
 
 def _identity(kind: str, number: int) -> str:
     return f"{kind}_" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(95, -1, -5))
+
+
+_DIGITS: Final = 9  # that are the moment
+MOMENT: Final = " + ".join(  # of the column `id`, as SQL
+    f"((instr('{_ALPHABET}', substr(id, {3 + place}, 1)) - 1) << {5 * (_DIGITS - 1 - place)})"
+    for place in range(_DIGITS)
+)

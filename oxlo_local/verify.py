@@ -4,6 +4,7 @@ The file refuses wrong rows by itself (CHECKs and triggers of migrations.py), so
 wrote to it: a repair by hand, another program, a disk. All checks read one snapshot, also while a server writes.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -11,8 +12,10 @@ from typing import Final
 import msgspec
 
 from oxlo_local.db import Connection, Database
-from oxlo_local.keys import LOCAL
-from oxlo_local.limits import price_of, usd
+from oxlo_local.ids import MOMENT
+from oxlo_local.keys import LOCAL, KeyMade, LimitsChanged
+from oxlo_local.limits import from_json, price_of, usd, version_of
+from oxlo_local.migrations import LIMITS
 
 MOST: Final = 100  # faults that one check names
 
@@ -63,6 +66,7 @@ _RULES: Final = (
     ("typeof(units) <> 'integer' OR units < 0", "its units are no whole number"),
     ("typeof(unit_price_micros) <> 'integer' OR unit_price_micros < 0", "its unit price is no whole number"),
     ("price_micros IS NOT units * unit_price_micros", "its price is not units times unit price"),
+    (f"opened_ms IS NOT {MOMENT}", "its id was made at another time than it was opened at"),
 )
 
 
@@ -155,16 +159,23 @@ def _told(sums: list[int]) -> str:
 
 
 def _prices(connection: Connection) -> Iterator[Fault]:
-    """Every row against the price list that it names. Rows from before price lists were kept have none."""
+    """Every row against the price list that it names, and every list against its name, which is made of its prices."""
     lists = {
         version: msgspec.json.decode(prices, type=dict[str, int])
         for version, prices in connection.execute("SELECT version, prices FROM price_lists")
     }
+    for version, prices in lists.items():
+        if version_of(prices) != version:
+            yield Fault(version, f"the prices of this list are those of list {version_of(prices)}")
     charged = connection.execute(
-        "SELECT price_version, model, endpoint, unit_price_micros, count(*), min(id) FROM entries GROUP BY 1, 2, 3, 4"
+        "SELECT price_version, model, endpoint, unit_price_micros, count(*), min(id), max(opened_ms) FROM entries"
+        " GROUP BY 1, 2, 3, 4"
     )
-    for version, model, endpoint, price, count, first in charged:
+    kept_since = _kept_since(connection)
+    for version, model, endpoint, price, count, first, opened_ms in charged:
         if version not in lists:
+            if opened_ms >= kept_since:
+                yield Fault(first, f"one of {count} rows by price list {version}, which is not there")
             continue
         listed = price_of(lists[version], model, endpoint)
         if listed != price:
@@ -175,10 +186,79 @@ def _prices(connection: Connection) -> Iterator[Fault]:
             )
 
 
+def _kept_since(connection: Connection) -> int:
+    """When price lists and events began to be kept: what is older need not have any."""
+    applied = "SELECT applied_ms FROM migrations WHERE number = ?"
+    return int(connection.execute(applied, (LIMITS.number,)).fetchone()[0])
+
+
+# -- keys -------------------------------------------------------------------------------------------------------------
+
+_EVENTS: Final = (
+    "SELECT key_id, action, detail FROM events WHERE action IN ('key_created', 'key_limited', 'key_revoked')"
+)
+
+
+@dataclass
+class _History:
+    """What is written down of a key: how it was made, how its limits changed (came minus went), its revocations."""
+
+    made: KeyMade | None
+    limits: Counter[str]
+    revoked: bool = False
+
+
+def _keys(connection: Connection) -> Iterator[Fault]:
+    """Every key against its events: who made it what it is, and whether its limits are those of the last change.
+
+    The changes form a chain from the limits that it was made with; where that ends is known without their order, which
+    a clock that was put back may have mixed up.
+    """
+    histories = _histories(connection)
+    kept_since = _kept_since(connection)
+    known = set()
+    for key_id, role, limits, created_ms, revoked_ms in connection.execute(
+        "SELECT id, role, limits, created_ms, revoked_ms FROM keys ORDER BY id"
+    ):
+        known.add(key_id)
+        history = histories.get(key_id, _History(None, Counter()))
+        if history.revoked and revoked_ms is None:
+            yield Fault(key_id, "the key is valid, and an event says that it was revoked")
+        if revoked_ms is not None and not history.revoked and revoked_ms >= kept_since:
+            yield Fault(key_id, "the key is revoked, and no event says who did that")
+        if history.made is None:
+            if created_ms >= kept_since:
+                yield Fault(key_id, "no event says who made the key")
+            continue
+        if history.made.role != role:
+            yield Fault(key_id, f"the key is of role {role}, and was made as {history.made.role}")
+        if +history.limits != Counter([from_json(limits).to_json()]):
+            yield Fault(key_id, "its limits are not those that its events come to")
+    for key_id in sorted(histories.keys() - known):
+        yield Fault(key_id, "there are events of this key, and no such key")
+
+
+def _histories(connection: Connection) -> dict[str, _History]:
+    histories: dict[str, _History] = {}
+    for key_id, action, detail in connection.execute(_EVENTS):
+        history = histories.setdefault(key_id, _History(None, Counter()))
+        if action == "key_created":
+            history.made = msgspec.json.decode(detail, type=KeyMade)
+            history.limits[history.made.limits.to_json()] += 1
+        elif action == "key_limited":
+            change = msgspec.json.decode(detail, type=LimitsChanged)
+            history.limits[change.after.to_json()] += 1
+            history.limits[change.before.to_json()] -= 1
+        elif action == "key_revoked":
+            history.revoked = True
+    return histories
+
+
 CHECKS: Final[tuple[Callable[[Connection], Iterator[Fault]], ...]] = (
     _states,
     _strangers,
     _gaps,
     _sums,
     _prices,
+    _keys,
 )

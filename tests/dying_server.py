@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from oxlo_local.db import Connection, Database
 from oxlo_local.ledger import Ask, Entry, Ledger, Outcome
+from oxlo_local.limits import version_of
 
 T = TypeVar("T")
 
@@ -29,6 +30,7 @@ STEPS = (
     "closed",  # committed
 )
 REQUESTS = 8
+VERSION = version_of({"oxlo-demo": 100})  # of the list that the test has kept
 
 
 class Dying:
@@ -83,7 +85,7 @@ async def serve(home: Path, key_id: str, dying: Dying) -> None:
 
     async def request(number: int) -> Entry:
         dying.at("asked")
-        ask = Ask(key_id, "/v1/chat/completions", "oxlo-demo", 1, 100, "list", f"req_{number}")
+        ask = Ask(key_id, "/v1/chat/completions", "oxlo-demo", 1, 100, VERSION, f"req_{number}")
         entry = await ledger.reserve(ask)
         dying.at("reserved")
         await asyncio.sleep(0)

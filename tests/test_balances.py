@@ -16,20 +16,28 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from oxlo_local.db import Database
+from oxlo_local import audit
+from oxlo_local.db import Connection, Database
 from oxlo_local.errors import InsufficientQuota, OxloError, RateLimitExceeded, Standing
 from oxlo_local.keys import Keys
 from oxlo_local.ledger import Ask, Entry, Ledger, Outcome
-from oxlo_local.limits import MINUTE_MS, UNLIMITED, Budget, Limits, window
+from oxlo_local.limits import MINUTE_MS, UNLIMITED, Budget, Limits, version_of, window
 from oxlo_local.verify import verify
 from tests.conftest import ROOT, Clock, ledger_rows
 from tests.dying_server import STEPS
 
-ASK = Ask("", "/v1/chat/completions", "oxlo-demo", 1, 100, "list", "req_1")
+PRICES = [{"oxlo-demo": price} for price in range(301)]
+ASK = Ask("", "/v1/chat/completions", "oxlo-demo", 1, 100, version_of(PRICES[100]), "req_1")
 T = TypeVar("T")
 
 
 # -- any order --------------------------------------------------------------------------------------------------------
+
+
+def keep_prices(connection: Connection) -> None:
+    """Have the lists by which the tests' rows are charged."""
+    for prices in PRICES:
+        audit.keep_prices(connection, 0, prices)
 
 
 @dataclass
@@ -80,6 +88,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.start()
         self.keys = Keys(self.living[0].file, self.clock, who="user test")
         self.ids = [self.run(self.keys.create(name))[0].id for name in ("a", "b")]
+        self.run(self.living[0].file.write(keep_prices))
 
     def run(self, work: Awaitable[T]) -> T:
         async def wait() -> T:
@@ -141,7 +150,8 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(who=st.integers(0, 2), key=WHICH, units=st.integers(1, 3), price=st.integers(0, 300))
     def reserve(self, who: int, key: int, units: int, price: int) -> None:
         server = self.living[who % len(self.living)]
-        ask = replace(ASK, key_id=self.ids[key], units=units, unit_price_micros=price)
+        version = version_of(PRICES[price])
+        ask = replace(ASK, key_id=self.ids[key], units=units, unit_price_micros=price, price_version=version)
         verdict = self.verdict(key, units * price)
         if verdict is not None:
             with pytest.raises(verdict):
@@ -279,6 +289,7 @@ async def test_200_servers_die_at_every_step_and_not_a_cent_is_lost(home: Path) 
     key, _ = await Keys(db).create(
         "ci", limits=Limits(budget=Budget(BUDGET, "total"), daily=5000, concurrency=50)
     )
+    await db.write(keep_prices)
     ledger = await Ledger.open(db, home / "locks")
     mine = await ledger.reserve(replace(ASK, key_id=key.id))  # of a server that lives through it all
     chance = random.Random(4)

@@ -5,17 +5,19 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from oxlo_local import verify as room
 from oxlo_local.db import Database
 from oxlo_local.keys import Keys
 from oxlo_local.ledger import Ask, Entry, Ledger, Outcome
-from oxlo_local.limits import Budget, Limits
+from oxlo_local.limits import Budget, Limits, version_of
 from oxlo_local.verify import Fault, verify
 from tests.conftest import Clock
 
-ASK = Ask("local", "/v1/chat/completions", "oxlo-demo", 1, 100, "", "req_1")
+PRICES = {"oxlo-demo": 100}
+ASK = Ask("local", "/v1/chat/completions", "oxlo-demo", 1, 100, version_of(PRICES), "req_1")
 
 
 @pytest.fixture
@@ -32,12 +34,8 @@ async def rows(db: Database, home: Path, clock: Clock) -> AsyncIterator[list[Ent
     limits = Limits(budget=Budget(10_000, "day"), daily=50, prices={"oxlo-*": 70})
     key, _ = await keys.create("ci", limits=limits)
     ledger = await Ledger.open(db, home / "locks", clock=clock)
-    version = await ledger.announce({"oxlo-demo": 100}, "user x")
-    asks = [
-        replace(ASK, key_id=key.id),
-        replace(ASK, price_version=version),
-        *[replace(ASK, key_id=key.id)] * 3,
-    ]
+    await ledger.announce(PRICES, "user x")
+    asks = [replace(ASK, key_id=key.id), ASK, *[replace(ASK, key_id=key.id)] * 3]
     entries = [await ledger.reserve(ask) for ask in asks]
     for entry in entries[:3]:
         await ledger.settle(entry, Outcome())
@@ -53,6 +51,8 @@ def damage(home: Path, *statements: str) -> None:
     connection.execute("PRAGMA ignore_check_constraints = ON")
     for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
         connection.execute(f"DROP TRIGGER {name}")
+    # The tests' clock is far behind: what has lists and events now is to have had them from the beginning.
+    connection.execute("UPDATE migrations SET applied_ms = 0")
     for statement in statements:
         assert connection.execute(statement).rowcount >= 1, statement
     connection.close()
@@ -84,6 +84,7 @@ async def test_an_empty_ledger_has_no_faults(db: Database) -> None:
         ("price_micros = 1", "its price is not units times unit price"),
         ("units = 1.5, price_micros = 105.0", "its units are no whole number"),
         ("unit_price_micros = -1, price_micros = -1", "its unit price is no whole number"),
+        ("opened_ms = opened_ms - 1", "its id was made at another time than it was opened at"),
     ],
 )
 async def test_a_row_that_was_tampered_with_is_named(
@@ -150,6 +151,66 @@ async def test_a_credit_that_was_removed_is_missed(db: Database, rows: list[Entr
 async def test_rows_of_nobody_are_found(db: Database, rows: list[Entry], home: Path) -> None:
     damage(home, f"UPDATE entries SET key_id = 'k_nobody' WHERE id = '{rows[1].id}'")
     assert Fault(rows[1].id, "one of 1 rows of key k_nobody, which was never made") in await faults(db)
+
+
+async def test_a_price_list_that_was_tampered_with_is_named(
+    db: Database, rows: list[Entry], home: Path
+) -> None:
+    version = version_of(PRICES)
+    damage(home, f"UPDATE price_lists SET prices = '{{\"oxlo-demo\":1}}' WHERE version = '{version}'")
+    found = await faults(db, 2)
+    assert found[0] == Fault(
+        version, f"the prices of this list are those of list {version_of({'oxlo-demo': 1})}"
+    )
+    assert found[1].id == rows[1].id
+
+
+async def test_a_price_list_that_is_missing_is_missed_by_its_rows(
+    db: Database, rows: list[Entry], home: Path
+) -> None:
+    version = version_of(PRICES)
+    damage(home, f"DELETE FROM price_lists WHERE version = '{version}'")
+    assert await faults(db) == [
+        Fault(rows[1].id, f"one of 1 rows by price list {version}, which is not there")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("UPDATE keys SET limits = '{\"daily\":9}'", "its limits are not those that its events come to"),
+        ("UPDATE keys SET role = 'admin'", "the key is of role admin, and was made as user"),
+        ("UPDATE keys SET revoked_ms = created_ms + 1", "the key is revoked, and no event says who did that"),
+        ("UPDATE keys SET id = 'k_other'", "no event says who made the key"),
+        ("DELETE FROM keys", "there are events of this key, and no such key"),
+    ],
+)
+async def test_a_key_that_no_event_has_made_so_is_named(
+    db: Database, rows: list[Entry], home: Path, change: str, words: str
+) -> None:
+    damage(home, change)
+    assert words in [fault.what for fault in await faults(db)]
+
+
+async def test_a_key_that_was_brought_back_is_named(db: Database, rows: list[Entry], home: Path) -> None:
+    await Keys(db).revoke("ci")
+    assert await faults(db, 0) == []
+    damage(home, "UPDATE keys SET revoked_ms = NULL")
+    assert [fault.what for fault in await faults(db)] == [
+        "the key is valid, and an event says that it was revoked"
+    ]
+
+
+async def test_limits_changed_in_any_order_of_the_clock_are_as_they_should_be(
+    db: Database, rows: list[Entry], home: Path, clock: Clock
+) -> None:
+    keys = Keys(db, clock)
+    for daily in (7, 8, 7, 8, 9):
+        await keys.limit("ci", lambda limits, daily=daily: msgspec.structs.replace(limits, daily=daily))  # type: ignore[misc]
+        clock.advance(-10)
+    assert await faults(db, 0) == []
+    damage(home, "UPDATE keys SET limits = replace(limits, '9', '99')")
+    assert len(await faults(db)) == 1
 
 
 async def test_no_more_is_named_than_can_be_read(

@@ -12,12 +12,24 @@ from pathlib import Path
 import pytest
 import typer
 
+from oxlo_local import audit
 from oxlo_local.cli.ledger import moment
 from oxlo_local.db import Database
 from oxlo_local.ledger import Ask, Ledger, Outcome
+from oxlo_local.limits import version_of
 from tests.cli.shell import Shell
 
-ASK = Ask("local", "/v1/chat/completions", "oxlo-demo", 1, 100, "2026-11", "req_1", metadata={"a": 'b,"c"'})
+PRICES = {"oxlo-demo": 100, "whisper": 2_700_001}
+ASK = Ask(
+    "local",
+    "/v1/chat/completions",
+    "oxlo-demo",
+    1,
+    100,
+    version_of(PRICES),
+    "req_1",
+    metadata={"a": 'b,"c"'},
+)
 
 
 @contextmanager
@@ -25,6 +37,7 @@ def serving(home: Path) -> Iterator[str]:
     """A ledger held open, as a server does, with a settled, a refunded and an open row; the id of the first."""
 
     async def fill(db: Database) -> tuple[Ledger, str]:
+        await db.write(lambda connection: audit.keep_prices(connection, 0, PRICES))
         ledger = await Ledger.open(db, home / "locks")
         entry = await ledger.reserve(ASK)
         await ledger.settle(entry, Outcome(1200, 800, 30))
