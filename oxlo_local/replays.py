@@ -38,6 +38,7 @@ from oxlo_local.db import Connection, Database
 from oxlo_local.errors import IdempotencyExpired, LedgerUnavailable, ShuttingDown
 from oxlo_local.ids import SortableIds
 from oxlo_local.ledger import Entry
+from oxlo_local.pepper import sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -197,17 +198,23 @@ class Replays:
 
     def _write(self, answer: Answer) -> int:
         data = msgspec.msgpack.encode(answer)
-        self._folder.mkdir(mode=0o700, exist_ok=True)
+        lasting = self._settings.ledger_sync == "full"
+        if not self._folder.exists():
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            if lasting:
+                sync_folder(self._folder.parent)
         path = self._folder / answer.entry_id
         draft = path.with_suffix(".draft")
         try:
             with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(hashlib.sha256(data).digest() + data)
-                if self._settings.ledger_sync == "full":
+                if lasting:
                     file.flush()
                     os.fsync(file.fileno())
             os.utime(draft, (self._clock(), self._clock()))
             draft.replace(path)
+            if lasting:
+                sync_folder(self._folder)
         except BaseException:
             draft.unlink(missing_ok=True)
             raise

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest_asyncio
 
 from oxlo_local.claims import Demand
 from oxlo_local.config import Settings
-from oxlo_local.db import Database
+from oxlo_local.db import Database, Sync
 from oxlo_local.errors import IdempotencyConflict, IdempotencyExpired, LedgerUnavailable, ShuttingDown
 from oxlo_local.ledger import Ask, Entry, Ledger, Outcome
 from oxlo_local.replays import SCAN_SECONDS, Answer, Claim, Replays
@@ -30,9 +31,13 @@ def answer_of(entry: Entry, body: bytes = b"{}") -> Answer:
 class Desk:
     """A process: its ledger and its replays, over a file that it may share with another."""
 
-    def __init__(self, home: Path, clock: Clock) -> None:
+    def __init__(self, home: Path, clock: Clock, ledger_sync: Sync = "normal") -> None:
         self.settings = Settings(
-            home=home, config=home, idempotency_max_bytes=10_000, idempotency_total_bytes=2000
+            home=home,
+            config=home,
+            idempotency_max_bytes=10_000,
+            idempotency_total_bytes=2000,
+            ledger_sync=ledger_sync,
         )
         self.clock = clock
 
@@ -206,6 +211,26 @@ async def test_an_answer_that_cannot_be_written_is_not_kept(
     assert entry.id in caplog.text and "secret-word" not in caplog.text
     with pytest.raises(IdempotencyExpired):
         await desk.replays.claim(demand())
+
+
+async def test_an_answer_outlives_a_loss_of_power_where_its_row_does(
+    home: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noted(file: int) -> None:
+        synced.append("folder" if stat.S_ISDIR(os.fstat(file).st_mode) else "file")
+        fsync(file)
+
+    desk = await Desk(home, clock, ledger_sync="full").open()
+    claim = await desk.claimed(demand())
+    entry = await desk.reserve(claim)
+    monkeypatch.setattr(os, "fsync", noted)
+    await desk.replays.keep(answer_of(entry))
+    assert synced == ["folder", "file", "folder"]  # the folder's own name, the bytes of the answer, its name
+    desk.replays.end(claim)
+    await desk.close()
 
 
 async def test_after_its_hours_a_key_is_new_and_its_answer_gone(desk: Desk, clock: Clock) -> None:
