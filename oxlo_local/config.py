@@ -128,7 +128,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     ledger_sync: Annotated[
         Literal["normal", "full"],
-        about("normal survives kill -9; full a loss of power too, with a log of 80 MiB while it serves"),
+        about("normal survives kill -9; full a loss of power too, with a log of 160 MiB while it serves"),
     ] = "normal"
     idempotency_hours: Annotated[
         Interval, about("hours for which an Idempotency-Key is known and its answer kept")
