@@ -139,7 +139,7 @@ def sees(model: Model) -> bool:
 
 def _eye_of(model: Model, options: TextOptions) -> Path | None:
     """The image encoder that a model runs with: the one named, else what lies beside its file and is its own."""
-    if model.pooled or model.path is None:
+    if model.pooled or model.engine != "text" or model.path is None:
         return None
     if options.mmproj is not None:
         return mmproj.checked(Path(options.mmproj))

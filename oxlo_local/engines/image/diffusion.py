@@ -263,10 +263,6 @@ class Diffusion:
         if self.device == "cuda":
             torch.cuda.empty_cache()
 
-    def free(self) -> int | None:
-        """Bytes that are free on the GPU; None on the CPU."""
-        return int(torch.cuda.mem_get_info()[0]) if self.device == "cuda" else None
-
 
 def lack(error: BaseException) -> str | None:
     """What a failure says of the memory that it lacked; None for any other failure."""

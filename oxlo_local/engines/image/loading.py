@@ -209,6 +209,10 @@ def _spaced(pipeline: Any, options: ImageOptions) -> None:
     """Another spacing of timesteps, which weights distilled to few steps may need."""
     if options.spacing is not None:
         scheduler = pipeline.scheduler
+        if "timestep_spacing" not in scheduler.config:
+            raise LoadError(
+                f"a {type(scheduler).__name__} spaces its timesteps as it does: leave out spacing"
+            )
         pipeline.scheduler = type(scheduler).from_config(scheduler.config, timestep_spacing=options.spacing)
 
 

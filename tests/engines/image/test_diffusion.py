@@ -10,7 +10,7 @@ from torch._dynamo.utils import counters
 from oxlo_local import random_diffuser
 from oxlo_local.calls import ImageOptions, Lora, Mode
 from oxlo_local.engines.image.asking import Key
-from oxlo_local.engines.image.diffusion import Diffusion, Row, Stepped, lack
+from oxlo_local.engines.image.diffusion import Diffusion, Row, Stepped, lack, settle_threads
 from oxlo_local.engines.image.source import Source
 from tests.engines.image import families
 from tests.engines.image.conftest import OPTIONS
@@ -19,6 +19,11 @@ from tests.engines.image_files import NOISE
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers
 CPU = ImageOptions(device="cpu", sizes=[(64, 64)], steps=2, strength=0.5)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    settle_threads(1)
 
 
 def mask() -> Image.Image:
@@ -75,8 +80,9 @@ def test_every_family_draws_in_each_mode(
     alone, _ = drawn(diffusion, "draw", "hello")
     assert furthest(alone[0], both[0]) <= 2 and furthest(*both) > 16
     for mode in ("redraw", "inpaint"):
-        (image,), _ = drawn(diffusion, mode, "hello")  # type: ignore[arg-type]
-        assert image.size == (64, 64) and furthest(image, alone[0]) > (0 if looks else 16)
+        again, _ = drawn(diffusion, mode, "hello", "hello, hello")
+        assert [image.size for image in again] == [(64, 64)] * 2 and furthest(*again) > 16
+        assert furthest(again[0], alone[0]) > (0 if looks else 16)
 
 
 def test_distilled_ones_are_not_guided(tmp_path: Path) -> None:
@@ -88,7 +94,7 @@ def test_distilled_ones_are_not_guided(tmp_path: Path) -> None:
 def test_a_lora_changes_what_is_drawn_by_its_weight_and_only_where_it_is_named(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
-    file = lora_file(tmp_path / "ink.safetensors", fill=8.0)
+    file = lora_file(tmp_path / "ink.safetensors", random=50.0)
     options = ImageOptions(device="cpu", steps=2, guidance=1.0, loras={"ink.v1": str(file)})
     diffusion = Diffusion(tiny_folder, options)
     assert diffusion.facts.loras == ["ink.v1"]
@@ -138,10 +144,10 @@ def test_what_is_a_lack_of_memory(error: Exception, lacks: bool) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, while it compiles
 def test_compiled_for_its_sizes_it_draws_the_same(tiny_folder: Path) -> None:
-    plain = Diffusion(tiny_folder, OPTIONS)
-    compiled = Diffusion(tiny_folder, OPTIONS)
+    plain, compiled = Diffusion(tiny_folder, CPU), Diffusion(tiny_folder, CPU)
     compiled.compile([1, 2])
     before = dict(counters["frames"])
     for prompts in (

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from oxlo_local.calls import ImageOptions
 from oxlo_local.engines.image.loading import LoadError, classes, load
-from tests.engines.image import single
+from tests.engines.image import families, single
 
 CPU = ImageOptions(device="cpu")
 
@@ -20,14 +20,12 @@ def copy(tiny_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
 
 
-def lora_file(path: Path, width: int = 32, fill: float = 0.5) -> Path:
-    """A LoRA of rank 2 for the text that the first level of the network looks at."""
-    name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
-    half = {
-        f"{name}.lora_A.weight": torch.full((2, width), fill),
-        f"{name}.lora_B.weight": torch.full((16, 2), fill),
-    }
-    save_file(half, path)
+def lora_file(path: Path, width: int = 32, random: float = 0.0) -> Path:
+    """A LoRA of rank 2 for the text that the first level of the network looks at: halves everywhere, or `random`."""
+    name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
+    noise = torch.Generator().manual_seed(0)
+    down = torch.randn(2, width, generator=noise) * random if random else torch.full((2, width), 0.5)
+    save_file({f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": torch.full((16, 2), 0.5)}, path)
     return path
 
 
@@ -165,7 +163,7 @@ def test_loras_are_taken_by_name(tiny_folder: Path, tmp_path: Path) -> None:
     fused = load(tiny_folder, ImageOptions(device="cpu", loras={"ink": str(file)}, fused=["ink"]))
     assert fused.loras == {}
     plain = load(tiny_folder, CPU)
-    layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
     found = [each.first.unet.get_submodule(layer) for each in (plain, fused)]
     weights = [getattr(each, "base_layer", each).weight for each in found]
     assert float((weights[1] - weights[0]).detach().mean()) == pytest.approx(2 * 0.5 * 0.5, rel=1e-4)
@@ -188,3 +186,9 @@ def test_another_spacing_of_timesteps(tiny_folder: Path) -> None:
     assert load(tiny_folder, CPU).first.scheduler.config.timestep_spacing == "leading"
     spaced = load(tiny_folder, ImageOptions(device="cpu", spacing="trailing"))
     assert {each.scheduler.config.timestep_spacing for each in spaced.modes.values()} == {"trailing"}
+
+
+def test_a_scheduler_without_spacing_says_so(tmp_path: Path) -> None:
+    families.write(tmp_path, "z-image")
+    with pytest.raises(LoadError, match="a FlowMatchEulerDiscreteScheduler spaces its timesteps as it does"):
+        load(tmp_path, ImageOptions(device="cpu", spacing="trailing"))
