@@ -63,7 +63,8 @@ def write(folder: Path, shape: Shape, *, seed: int = 0, quantization: str = "int
     random = np.random.default_rng(seed)
     spec = spec_of(shape, tokenizer.get_vocab_size(), random)
     if shape.said:
-        teach(spec, [tokenizer.token_to_id(token) for token in said(shape, random)])
+        ids = tokenizer.get_vocab()
+        teach(spec, [ids[token] for token in said(shape, random)])
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     spec.register_vocabulary([token for token, _ in vocabulary])
     languages = (

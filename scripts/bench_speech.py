@@ -276,10 +276,10 @@ def rate(model: Model, api: Api, library: Library, sound: F32, name: str, option
         say(
             f"{model.name}, {name}: {theirs[-1]:.2f} s directly, {ours[-1]:.2f} s through the API ({number + 1})"
         )
-    ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+    ratios = [through / direct for through, direct in zip(ours, theirs, strict=True)]
     ratio = statistics.median(ratios)
-    words = [text.split() for text in texts]
-    alike = SequenceMatcher(None, *words, autojunk=False).ratio()
+    mine, other = (text.split() for text in texts)
+    alike = SequenceMatcher(None, mine, other, autojunk=False).ratio()
     where = f"{model.name}, {options.seconds:.0f} s of {name}"
     return [
         Check(f"{where}: API / library", spread(ratios), f"<= {RATE_BAR}", ratio <= RATE_BAR),

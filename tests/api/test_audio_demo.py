@@ -68,7 +68,7 @@ def test_a_file_a_stream_and_words_with_their_times(client: OpenAI) -> None:
     assert told.text == TEXT and told.language == "english" and told.words and told.segments
     assert [word.word for word in told.words] == WORDS
     for word, (start, end) in zip(told.words, TIMES, strict=True):
-        assert (word.start, word.end) == (pytest.approx(start, abs=0.15), pytest.approx(end, abs=0.15))
+        assert word.start == pytest.approx(start, abs=0.15) and word.end == pytest.approx(end, abs=0.15)
     assert "".join(one.text for one in told.segments).strip() == TEXT
     assert told.segments[0].start == pytest.approx(TIMES[0][0], abs=0.15)
     assert told.usage and told.usage.seconds == pytest.approx(told.duration, abs=0.01)
