@@ -5,10 +5,11 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -22,6 +23,7 @@ from tests.conftest import ROOT, Clock, ledger_rows
 
 ASK = Ask("k_1", "/v1/chat/completions", "oxlo-demo", 1, 100, "list", "req_1")
 DAY = 86_400.0
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -381,3 +383,31 @@ async def test_a_budget_is_exact_to_the_micro_dollar(
     _, ask = await made(keys, Limits(budget=Budget(micros, "month")))
     answers = await asyncio.gather(*(ledger.reserve(ask) for _ in range(5)), return_exceptions=True)
     assert sum(isinstance(answer, Entry) for answer in answers) == admitted
+
+
+# -- what it costs ----------------------------------------------------------------------------------------------------
+
+
+async def test_all_limits_are_read_by_one_statement_and_a_request_writes_few_pages(
+    db: Database, ledger: Ledger, keys: Keys, home: Path
+) -> None:
+    limits = Limits(budget=Budget(10**9, "month"), daily=100_000, rate=10_000, concurrency=100)
+    _, ask = await made(keys, limits)
+    log = home / "ledger.db-wal"
+
+    async def statements(work: Callable[[], Awaitable[T]]) -> tuple[T, list[str]]:
+        seen: dict[str, None] = {}  # triggers are told of under the name of their statement
+        db._connection.set_trace_callback(lambda sql: seen.setdefault(sql.split("(")[0].split(" WHERE ")[0]))
+        result = await work()
+        db._connection.set_trace_callback(None)
+        return result, [sql.split()[0] for sql in seen]
+
+    await ledger.settle(await ledger.reserve(ask), Outcome())  # the first of a window sums it up
+    entry, told = await statements(lambda: ledger.reserve(ask))
+    assert told == ["BEGIN", "SELECT", "INSERT", "COMMIT"]
+    _, told = await statements(lambda: ledger.settle(entry, Outcome()))
+    assert told == ["BEGIN", "UPDATE", "COMMIT"]
+    size, pairs = log.stat().st_size, 200
+    for _ in range(pairs):
+        await ledger.settle(await ledger.reserve(ask), Outcome())
+    assert (log.stat().st_size - size) / (4096 + 24) / pairs < 9
