@@ -4,14 +4,11 @@ What a model of random numbers draws is noise; what is asked here is all the res
 """
 
 import base64
-import io
 import json
 import os
 import re
 import signal
-import sqlite3
 import time
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,86 +16,28 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from openai import BadRequestError, OpenAI
+from openai import BadRequestError
 
 from oxlo_local.outputs import NAME
+from tests.api.painting import (
+    DRAW,
+    EDIT,
+    MASK,
+    RED,
+    VARY,
+    client_of,
+    draw,
+    form,
+    images_in,
+    last_row,
+    left,
+    opened,
+    text,
+)
 from tests.conftest import RunningServer, StartServer, gone, until
 from tests.openai_description import events_of, judge
 
-Image = pytest.importorskip("PIL.Image", reason="the image engine is not installed")
-
-DRAW, EDIT, VARY = "/v1/images/generations", "/v1/images/edits", "/v1/images/variations"
-
-
-def picture(
-    form: str = "PNG",
-    mode: str = "RGB",
-    size: tuple[int, int] = (64, 64),
-    color: object = "red",
-    **save: object,
-) -> bytes:
-    """A file of one colour."""
-    file = io.BytesIO()
-    Image.new(mode, size, color).save(file, form, **save)
-    return file.getvalue()
-
-
-def mask(size: tuple[int, int] = (64, 64)) -> bytes:
-    """Its left half may be drawn anew."""
-    image = Image.new("RGBA", size, (0, 0, 0, 255))
-    image.paste((0, 0, 0, 0), (0, 0, size[0] // 2, size[1]))
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
-
-
-RED, MASK = picture(), mask()
-
-
-def text(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def draw(
-    server: RunningServer, path: str = DRAW, headers: dict[str, str] | None = None, **fields: object
-) -> Any:
-    body = {"model": "painter", "prompt": "a red circle", **fields}
-    sent = {name: value for name, value in body.items() if value is not None}
-    return httpx.post(server.url + path, content=json.dumps(sent), headers=_json(headers), timeout=50)
-
-
-def _json(headers: dict[str, str] | None) -> dict[str, str]:
-    return {"content-type": "application/json", **(headers or {})}
-
-
-def form(server: RunningServer, files: list[Any], path: str = EDIT, **fields: str) -> Any:
-    data = {"model": "painter", "prompt": "a red circle", **fields}
-    return httpx.post(server.url + path, data=data, files=files, timeout=50)
-
-
-def opened(data: bytes) -> Any:
-    image = Image.open(io.BytesIO(data))
-    image.load()
-    return image
-
-
-def images_in(answer: httpx.Response) -> list[Any]:
-    assert answer.status_code == 200, answer.text[:500]
-    return [opened(base64.b64decode(each["b64_json"])) for each in answer.json()["data"]]
-
-
-def left(server: RunningServer) -> list[Path]:
-    """Files of requests that are over; there should be none."""
-    return [path for path in (server.home / "uploads").rglob("*") if path.is_file()]
-
-
-def last_row(server: RunningServer) -> sqlite3.Row:
-    return server.rows()[-1]
-
-
-def client_of(server: RunningServer) -> OpenAI:
-    return OpenAI(base_url=server.base_url, api_key="none", max_retries=0)
-
+pytest.importorskip("PIL", reason="the image engine is not installed")
 
 # -- what is answered --------------------------------------------------------------------------------------------------
 
@@ -210,116 +149,7 @@ def test_a_stream_of_an_edit(painter: RunningServer) -> None:
     assert [event["type"] for event in events] == ["image_edit.partial_image", "image_edit.completed"]
 
 
-def two_frames(form: str) -> bytes:
-    file = io.BytesIO()
-    frames = [Image.new("RGB", (64, 64), color) for color in ("red", "blue")]
-    frames[0].save(file, form, save_all=True, append_images=frames[1:], duration=100)
-    return file.getvalue()
-
-
-def rotated() -> bytes:
-    """Two colours side by side, told to be turned: upright the one is above the other."""
-    image = Image.new("RGB", (64, 64), "red")
-    image.paste("blue", (32, 0, 64, 64))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    file = io.BytesIO()
-    image.save(file, "PNG", exif=exif)
-    return file.getvalue()
-
-
-def bomb() -> bytes:
-    """A file of a few kilobytes that would be an image of 60,000 x 60,000."""
-    data = bytearray(picture(size=(8, 8)))
-    data[16:24] = (60_000).to_bytes(4, "big") * 2
-    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
-    return bytes(data)
-
-
-def test_images_of_every_kind_are_seen_as_they_are(painter: RunningServer) -> None:
-    """With a mask, what is kept shows what was read."""
-    right = {
-        "16 bits": (picture(mode="I;16", color=65535), (255, 255, 255)),
-        "cmyk": (picture("JPEG", "CMYK", color=(0, 0, 0, 0)), (255, 255, 255)),
-        "palette": (picture(mode="P", color=0), None),
-        "grey": (picture(mode="L", color=128), (128, 128, 128)),
-        "a jpeg that says it is a png": (picture("JPEG", color="white"), (255, 255, 255)),
-        "transparent": (picture(mode="RGBA", color=(255, 0, 0, 0)), (255, 255, 255)),
-        "turned": (rotated(), (0, 0, 255)),
-    }
-    for name, (data, seen) in right.items():
-        sent = f"data:image/png;base64,{text(data)}"
-        (image,) = images_in(draw(painter, EDIT, image=sent, mask=text(MASK), steps=2, strength=1))
-        found = image.convert("RGB").getpixel((60, 60))
-        assert seen is None or max(abs(a - b) for a, b in zip(found, seen, strict=True)) <= 3, (name, found)
-    assert not left(painter)
-
-
-def test_files_that_are_no_image_are_refused_at_once_and_cost_nothing(painter: RunningServer) -> None:
-    broken = {
-        "words": b"These are words, and no image.",
-        "a head alone": RED[:40],
-        "cut off": picture("JPEG", size=(512, 512))[:-400],
-        "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"><rect/></svg>',
-        "animated gif": two_frames("GIF"),
-        "animated png": two_frames("PNG"),
-        "animated webp": two_frames("WEBP"),
-        "a bomb": bomb(),
-    }
-    pid = painter.workers()[0]["pid"]
-    for name, data in broken.items():
-        for answer in (
-            draw(painter, EDIT, image=f"data:image/png;base64,{text(data)}"),
-            form(painter, [("image", ("a.png", data))]),
-            draw(painter, EDIT, image=text(RED), mask=text(data)),
-        ):
-            judge("ErrorResponse", answer.json())
-            error = answer.json()["error"]
-            assert (answer.status_code, error["code"]) == (400, "undecodable_file"), (name, answer.text)
-            assert error["param"] in ("image", "mask") and answer.elapsed.total_seconds() < 1, name
-            assert (last_row(painter)["status"], last_row(painter)["reason"]) == (
-                "refunded",
-                "undecodable_file",
-            )
-    assert not left(painter) and painter.workers()[0]["pid"] == pid
-
-
-def test_a_mask_of_another_size_is_refused(painter: RunningServer) -> None:
-    answer = draw(painter, EDIT, image=text(RED), mask=text(mask((32, 64))))
-    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "mask"), answer.text
-    assert not left(painter)
-
-
-# -- what should not be sent -------------------------------------------------------------------------------------------
-
-REFUSED: dict[str, tuple[dict[str, Any], int, str | None]] = {
-    "size 0": ({"size": "0x0"}, 400, "size"),
-    "size 63": ({"size": "63x63"}, 400, "size"),
-    "size 4097": ({"size": "4097x4097"}, 400, "size"),
-    "width 0": ({"width": 0, "height": 0}, 400, "width"),
-    "width 4097": ({"width": 4097, "height": 64}, 400, "width"),
-    "nan": ({"guidance_scale": float("nan")}, 400, "guidance_scale"),
-    "n 1000": ({"n": 1000}, 400, "n"),
-    "n 0": ({"n": 0}, 400, "n"),
-    "a prompt of 1 MB": ({"prompt": "x" * (1 << 20)}, 400, "prompt"),
-    "no words": ({"prompt": " "}, 400, "prompt"),
-    "steps": ({"steps": 151}, 400, "steps"),
-    "lora": ({"loras": ["ink"]}, 400, "loras"),
-    "unknown model": ({"model": "paynter"}, 404, "model"),
-    "transparent": ({"background": "transparent"}, 400, "background"),
-    "url in a stream": ({"stream": True, "response_format": "url"}, 400, "response_format"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_wrong_field_is_named_within_a_second_and_leaves_no_row(painter: RunningServer, name: str) -> None:
-    fields, status, param = REFUSED[name]
-    before = len(painter.rows())
-    answer = draw(painter, **fields)
-    judge("ErrorResponse", answer.json())
-    assert (answer.status_code, answer.json()["error"]["param"]) == (status, param), answer.text
-    assert answer.elapsed.total_seconds() < 1 and answer.headers["x-should-retry"] == "false"
-    assert len(painter.rows()) == before
+# -- what does not go together -----------------------------------------------------------------------------------------
 
 
 def test_the_sizes_are_told(painter: RunningServer) -> None:
@@ -328,14 +158,6 @@ def test_the_sizes_are_told(painter: RunningServer) -> None:
         each for each in httpx.get(f"{painter.url}/v1/models").json()["data"] if each["id"] == "painter"
     )
     assert (item["kind"], item["image"]["sizes"], item["image"]["steps"]) == ("image", ["64x64", "64x96"], 4)
-
-
-def test_a_prompt_longer_than_the_model_reads_is_refused_and_refunded(painter: RunningServer) -> None:
-    answer = draw(painter, prompt="🔴" * 2000)
-    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "prompt"), answer.text
-    assert answer.json()["error"]["code"] == "context_length_exceeded"
-    assert last_row(painter)["reason"] == "context_length_exceeded"
-    assert draw(painter, prompt="🔴🟦", steps=1).status_code == 200
 
 
 @pytest.mark.parametrize(
