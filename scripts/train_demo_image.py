@@ -8,7 +8,7 @@
     scripts/train_demo_image.py --check-overlap  shows that no held-out combination is trained on
 
 A run that was stopped goes on from its checkpoints in --work when started again: the same command, the same result.
-About an hour and a half on two cores, minutes on a GPU. Needs torch, diffusers, transformers, pillow.
+Needs torch, diffusers, transformers, pillow.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def arguments() -> argparse.Namespace:
         help=f"of {', '.join(STEPS)}, sheet, captions; default: the first six",
     )
     parser.add_argument(
-        "--autoencoder-steps", type=int, default=1300, help="batches of 32 pictures (default 1300)"
+        "--autoencoder-steps", type=int, default=1400, help="batches of 32 pictures (default 1400)"
     )
     parser.add_argument(
-        "--decoder-steps", type=int, default=600, help="batches of 32 for the decoder alone (default 600)"
+        "--decoder-steps", type=int, default=500, help="batches of 32 for the decoder alone (default 500)"
     )
     parser.add_argument("--scenes", type=int, default=16_000, help="different pictures (default 16000)")
     parser.add_argument(
@@ -136,8 +136,8 @@ def run_training(given: argparse.Namespace, steps: tuple[str, ...]) -> None:
         eye.train_decoder(plan, eye.load(normal), scenes, np.load(latents), last)
     if "train" in steps:
         course = hand.Plan(given.seed, given.pictures, device, half)
-        _, progress = hand.train(course, tokenizer, scenes, np.load(latents), checkpoint)
-        say(f"train: {progress.pictures} pictures in {progress.step} steps, {progress.seconds / 60:.0f} min")
+        processes = given.threads or os.cpu_count() or 1 if kind == "cpu" else 1
+        hand.train_together(processes, course, tokenizer, scenes, np.load(latents), checkpoint)
     if "export" in steps:
         write_folder(given.out, hand.load(checkpoint, tokenizer), eye.load(last), tokenizer)
         weight = sum(file.stat().st_size for file in given.out.rglob("*") if file.is_file())

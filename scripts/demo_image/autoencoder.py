@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional as F
 
+from .muon import new_optimizers
 from .parts import new_autoencoder
 from .scenes import Pixels, Scene, any_scene, render
 
@@ -65,11 +67,12 @@ def train(plan: Plan, checkpoint: Path) -> AutoencoderKL:
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=plan.device, weights_only=True)
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        optimizer.load_state_dict(state["optimizers"][0])
         start = state["step"]
     began, summed = time.monotonic(), 0.0
     for step in range(start, plan.steps):
         rng = random.Random(f"{plan.seed}:autoencoder {step}")
+        torch.manual_seed(rng.getrandbits(63))
         pictures = tensor_of([render(any_scene(rng)) for _ in range(BATCH)]).to(plan.device)
         rate = PEAK_RATE * min(1.0, (step + 1) / 50) * min(1.0, 0.01 + 1.6 * (1 - step / plan.steps))
         for group in optimizer.param_groups:
@@ -90,7 +93,7 @@ def train(plan: Plan, checkpoint: Path) -> AutoencoderKL:
                 f"  {per_second:.0f} pictures/s")  # fmt: skip
             summed = 0.0
         if (step + 1) % SAVED_EVERY == 0 or step + 1 == plan.steps:
-            _save(checkpoint, model, optimizer, step + 1)
+            _save(checkpoint, model, [optimizer], step + 1)
     return model.autoencoder
 
 
@@ -117,13 +120,14 @@ def train_decoder(
 ) -> None:
     """Trains the decoder alone for plan.steps in all, on latents as little off as the denoiser's will be."""
     model = autoencoder.to(plan.device)
-    parts = nn.ModuleList([model.decoder, model.post_quant_conv])
-    optimizer = torch.optim.AdamW(parts.parameters(), lr=PEAK_RATE, weight_decay=0.0, betas=(0.9, 0.99))
+    parts = nn.ModuleDict({"decoder": model.decoder, "post_quant_conv": model.post_quant_conv})
+    optimizers = new_optimizers(parts, ("conv_in", "conv_out", "quant_conv"))
     start = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=plan.device, weights_only=True)
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, old in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(old)
         start = state["step"]
     summed = 0.0
     for step in range(start, plan.steps):
@@ -132,26 +136,28 @@ def train_decoder(
         chosen = [rng.randrange(len(scenes)) for _ in range(BATCH)]
         pictures = tensor_of([render(scenes[number]) for number in chosen]).to(plan.device)
         given = torch.from_numpy(latents[chosen].astype(np.float32)).to(plan.device)
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = PEAK_RATE * min(1.0, (step + 1) / 20) * (1.01 - step / plan.steps)
         with torch.autocast(plan.device.type, torch.bfloat16, enabled=plan.bfloat16):
             again = model.decode(given + NOISE * torch.randn_like(given)).sample
         off = (again.float() - pictures).abs()
-        optimizer.zero_grad(set_to_none=True)
+        parts.zero_grad(set_to_none=True)
         (_weights(pictures) * (off + off**2)).mean().backward()
         nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         summed += off.mean().item()
         if (step + 1) % SAVED_EVERY == 0 or step + 1 == plan.steps:
             say(f"decoder: step {step + 1}  off by {summed / SAVED_EVERY * 127.5:.2f}/255")
             summed = 0.0
-            _save(checkpoint, model, optimizer, step + 1)
+            _save(checkpoint, model, optimizers, step + 1)
 
 
-def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+def _save(path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], step: int) -> None:
     """Writes the checkpoint whole or not at all."""
     part = path.with_suffix(".part")
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}, part)
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    torch.save({"model": model.state_dict(), "optimizers": states, "step": step}, part)
     part.replace(path)
 
 

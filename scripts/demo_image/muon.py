@@ -11,13 +11,14 @@ QUINTIC = (3.4445, -4.7750, 2.0315)  # of the Newton-Schulz iteration, as Muon's
 
 
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """About the nearest matrix with orthonormal rows or columns, in five iterations."""
+    """About the nearest matrix with orthonormal rows or columns, in five iterations; 16 bits are enough."""
     a, b, c = QUINTIC
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = x / (x.norm() + 1e-7)
+    x = (x / (x.norm() + 1e-7)).bfloat16()
     for _ in range(5):
         square = x @ x.T
         x = a * x + (b * square + c * square @ square) @ x
+    x = x.to(matrix.dtype)
     return x.T if matrix.shape[0] > matrix.shape[1] else x
 
 
@@ -42,3 +43,11 @@ class Muon(torch.optim.Optimizer):
                 scale = 0.2 * max(ahead.shape) ** 0.5
                 weight.mul_(1 - group["lr"] * DECAY)
                 weight.add_(orthogonal(ahead).view_as(weight), alpha=-group["lr"] * scale)
+
+
+def new_optimizers(model: torch.nn.Module, outer: tuple[str, ...]) -> list[torch.optim.Optimizer]:
+    """Muon for all matrices and convolutions without one of `outer` in their names, AdamW for all else."""
+    named = list(model.named_parameters())
+    inner = [one for name, one in named if one.dim() > 1 and not any(part in name for part in outer)]
+    others = [one for name, one in named if one.dim() < 2 or any(part in name for part in outer)]
+    return [Muon(inner, 0.0), torch.optim.AdamW(others, 0.0, weight_decay=0.0, betas=(0.9, 0.98))]

@@ -1,4 +1,4 @@
-"""The parts of the pipeline and their sizes; together they are a StableDiffusionPipeline of 2.3 million parameters."""
+"""The parts of the pipeline and their sizes; together they are a StableDiffusionPipeline of 2.8 million parameters."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import random
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from diffusers.models.attention_processor import AttnProcessor
 from numpy.typing import NDArray
 from torch import nn
@@ -26,7 +28,7 @@ from transformers import CLIPTokenizer
 
 from .autoencoder import say
 from .captions import Naming, training_caption
-from .muon import Muon
+from .muon import new_optimizers
 from .parts import WIDTH, new_scheduler, new_text_encoder, new_unet
 from .scenes import BACKGROUNDS, COLUMNS, PALETTE, ROWS, SHAPES, SIZES, Scene
 
@@ -43,7 +45,7 @@ EMPTY_SHARE = 0.1  # of the captions
 FACTS_SHARE = 0.05  # of the loss
 KEPT = 0.998  # of the averaged weights at each step
 WORDS_FIRST = 500  # steps in which only the text encoder learns
-SAVED_EVERY, SAID_EVERY = 250, 100  # steps
+SAVED_EVERY, SAID_EVERY = 50, 25  # steps
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Plan:
     device: torch.device
     bfloat16: bool
     batch: int = 32
-    peak_rate: float = 1.5e-3
+    peak_rate: float = 2e-3
 
 
 class Painter(nn.Module):
@@ -187,13 +189,21 @@ def _mistaken(scores: torch.Tensor, facts: torch.Tensor) -> torch.Tensor:
     return torch.stack(wrong).sum() / (facts != UNNAMED).sum().clamp(min=1)
 
 
-def new_optimizers(painter: Painter) -> list[torch.optim.Optimizer]:
-    """Muon for the inner matrices and convolutions, AdamW for all else."""
-    outer = ("embedding", "conv_in", "conv_out", "heads")
-    named = list(painter.named_parameters())
-    inner = [one for name, one in named if one.dim() > 1 and not any(part in name for part in outer)]
-    others = [one for name, one in named if one.dim() < 2 or any(part in name for part in outer)]
-    return [Muon(inner, 0.0), torch.optim.AdamW(others, 0.0, weight_decay=0.0, betas=(0.9, 0.98))]
+def _rank() -> tuple[int, int]:
+    """(number of this process, how many train together)."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def _share_gradients(painter: Painter) -> None:
+    """Makes the gradients the mean of all processes' gradients, in one message."""
+    if not dist.is_initialized():
+        return
+    gradients = [weight.grad for weight in painter.parameters() if weight.grad is not None]
+    message = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(message)
+    message /= dist.get_world_size()
+    for gradient, mean in zip(gradients, message.split([one.numel() for one in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
 
 
 @torch.no_grad()
@@ -215,9 +225,12 @@ def train(
     torch.manual_seed(plan.seed)
     painter = Painter(tokenizer).to(plan.device)
     if plan.device.type == "cpu":
-        painter.unet.set_attn_processor(AttnProcessor())  # the fused one is slower here, above all backwards
+        painter.unet.set_attn_processor(
+            AttnProcessor()
+        )  # the fused ones are slower here, above all backwards
+        painter.text.set_attn_implementation("eager")
     kept = copy.deepcopy(painter).requires_grad_(False)
-    optimizers = new_optimizers(painter)
+    optimizers = new_optimizers(painter, ("embedding", "conv_in", "conv_out", "heads"))
     progress = Progress()
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=plan.device, weights_only=True)
@@ -227,10 +240,10 @@ def train(
             optimizer.load_state_dict(old)
         progress = Progress(**state["progress"])
         say(f"train: going on from step {progress.step}, {progress.pictures} pictures")
-    noise = Noise(plan.device)
+    noise, (rank, ranks) = Noise(plan.device), _rank()
     sums, began = torch.zeros(2), time.monotonic()
     while progress.pictures < plan.pictures:
-        rng = random.Random(f"{plan.seed}:train {progress.step}")
+        rng = random.Random(f"{plan.seed}:train {progress.step} {rank}")
         torch.manual_seed(rng.getrandbits(63))
         batch = batch_of(rng, tokenizer, scenes, latents, plan.batch).to(plan.device)
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
@@ -241,14 +254,15 @@ def train(
         )
         painter.zero_grad(set_to_none=True)
         (error + FACTS_SHARE * wrong).backward()
+        _share_gradients(painter)
         nn.utils.clip_grad_norm_(painter.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
         average(kept, painter, progress.step)
         progress.step += 1
-        progress.pictures += 0 if words_only else plan.batch
+        progress.pictures += 0 if words_only else plan.batch * ranks
         sums += torch.tensor([error.item(), wrong.item()])
-        if progress.step % SAID_EVERY == 0:
+        if rank == 0 and progress.step % SAID_EVERY == 0:
             progress.seconds, began = progress.seconds + time.monotonic() - began, time.monotonic()
             v_error, fact_error = (sums / SAID_EVERY).tolist()
             say(
@@ -256,7 +270,7 @@ def train(
                 f"  rate {learning_rate(plan, progress):.5f}  {progress.seconds / 60:.1f} min"
             )
             sums.zero_()
-        if progress.step % SAVED_EVERY == 0 or progress.pictures >= plan.pictures:
+        if rank == 0 and (progress.step % SAVED_EVERY == 0 or progress.pictures >= plan.pictures):
             _save(checkpoint, painter, kept, optimizers, progress)
     return kept, progress
 
@@ -280,3 +294,41 @@ def _save(
         part,
     )
     part.replace(path)
+
+
+def train_together(
+    processes: int,
+    plan: Plan,
+    tokenizer: CLIPTokenizer,
+    scenes: Sequence[Scene],
+    latents: NDArray[np.float16],
+    checkpoint: Path,
+) -> None:
+    """train() in so many processes of one thread each, which share gradients once a step.
+
+    On a busy machine threads wait for each other in every operation, hundreds of times a step.
+    """
+    if processes == 1:
+        train(plan, tokenizer, scenes, latents, checkpoint)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        meeting = f"file://{scratch}/meeting"
+        torch.multiprocessing.spawn(
+            _one_of_them, (processes, meeting, plan, tokenizer, scenes, latents, checkpoint), processes
+        )
+
+
+def _one_of_them(
+    rank: int,
+    processes: int,
+    meeting: str,
+    plan: Plan,
+    tokenizer: CLIPTokenizer,
+    scenes: Sequence[Scene],
+    latents: NDArray[np.float16],
+    checkpoint: Path,
+) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes)
+    train(plan, tokenizer, scenes, latents, checkpoint)
+    dist.destroy_process_group()
