@@ -75,7 +75,7 @@ def subjects(arguments: argparse.Namespace) -> list[Subject]:
         found.append(Subject(DEMO, demo.path, options))
     if not (RANDOM / "model_index.json").exists():
         random_diffuser.write(RANDOM, random_diffuser.SHAPES["small"])
-    steps = arguments.steps or 10
+    steps = arguments.steps or 6
     shape = ImageOptions(device=arguments.device, threads=arguments.threads, batch=BATCH, steps=steps)
     return [*found, Subject("random, 256 px", RANDOM, shape)]
 

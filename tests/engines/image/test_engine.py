@@ -106,6 +106,17 @@ def test_calls_take_turns(engine: ImageEngine) -> None:
     assert engine.gauges().running == 0
 
 
+def test_a_call_of_many_does_not_keep_one_of_another_kind_waiting_to_its_end(engine: ImageEngine) -> None:
+    engine.submit(asking("many", n=12, steps=1))
+    found: list[Event] = engine.step()
+    engine.submit(asking("other", steps=2))
+    while engine.busy():
+        found += engine.step()
+    other = next(place for place, one in enumerate(found) if isinstance(one, Denoised) and one.id == "other")
+    loops = [place for place, one in enumerate(found) if isinstance(one, Denoised) and one.id == "many"]
+    assert len(loops) == 3 and loops[1] < other < loops[2]
+
+
 def test_other_steps_or_sizes_wait_for_a_loop_of_their_own(engine: ImageEngine) -> None:
     found = run(engine, asking("a"), asking("b", width=96, height=64), asking("c", steps=2), asking("d"))
     assert [image.size for image in pixels(found["b"])] == [(96, 64)]
