@@ -7,24 +7,32 @@ A step has a budget of tokens. The rules, in order:
    delays the others by one chunk and no more; with nobody generating the whole batch is theirs.
 3. Short prompts, those that fit what is left, go first in order of arrival. Long ones share the rest evenly, and at
    least a quarter of the budget is theirs, so that a stream of short prompts cannot starve a long one.
-4. A prefill stops at its next `stop`, a length at which another sequence waits to copy the prefix, or at which an
+4. A short prompt that does not fit what is left is cut only where a good part of the room would stay empty: its
+   second piece is one more graph.
+5. A prefill stops at its next `stop`, a length at which another sequence waits to copy the prefix, or at which an
    image begins or ends: images are computed from rows, not from tokens, and never in one graph with tokens.
-5. An image that the model looks at as a whole is computed in one piece. One that is larger than the room waits until
+6. An image that the model looks at as a whole is computed in one piece. One that is larger than the room waits until
    its sequence is the oldest prompt, and then has the step's prefill for itself.
-6. A guess of what comes next is checked in one piece with the token before it, and in one graph with those of the
-   same length only: with streams, libllama cuts a batch into one graph per different count anyway.
-7. A prompt of which each row is wanted comes in pieces of `SCORED`: its rows are read one after another while everybody
+7. A guess of what comes next is checked in one piece with the token before it.
+8. A prompt of which each row is wanted comes in pieces of `SCORED`: its rows are read one after another while everybody
    waits, and libllama keeps memory for as many rows (a vocabulary wide each) as it was ever asked for at once.
+
+What a step computes is cut into graphs. With streams, libllama computes sequences together only as far as they have
+equally many tokens: what is longer goes into further graphs, of a few rows as a rule, which a CPU takes as long for as
+for sixteen. So pieces share a graph with those of their own length only. The last token of a prompt is computed with
+everybody's next ones, where those are many: its logits then cost nothing that is not paid already.
 
 This file knows nothing of llama.cpp, calls or time.
 """
 
-from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Outputs = Literal["none", "last", "all"]
 
+EMPTY = 5  # a part of the room, one in so many, that is rather left empty than filled with half a prompt
+ENDING = 16  # tokens of a prompt's last piece, from which on its last one may be computed apart
 SCORED = 32  # rows; at a 150 k vocabulary 20 MB, and some 60 ms to read them
 
 
@@ -67,22 +75,40 @@ def plan(works: Sequence[Work], *, batch: int, chunk: int) -> list[Piece]:
     return sorted(pieces, key=lambda piece: piece.slot)
 
 
-def graphs(pieces: Sequence[Piece], generating: Container[int], together: int) -> list[list[Piece]]:
-    """The pieces that are computed at once. Fewer than `together` next tokens get a graph each (see measure.py), and so
-    does an image; guesses share one with those of their length.
+def graphs(pieces: Sequence[Piece], together: int, *, mixed: bool = False) -> list[list[Piece]]:
+    """The pieces that are computed at once, those of one length together; images have a graph each.
+
+    Fewer than `together` next tokens get a graph each, too (see measure.py). `mixed`: libllama computes pieces of all
+    lengths in one graph, as it does in a unified cache.
     """
-    apart = [[piece] for piece in pieces if piece.image]
+    images = [[piece] for piece in pieces if piece.image]
     tokens = [piece for piece in pieces if not piece.image]
-    guesses = [piece for piece in tokens if piece.count > 1 and piece.slot in generating]
-    if guesses:
-        tokens = [piece for piece in tokens if piece not in guesses]
-        counts = sorted({piece.count for piece in guesses})
-        apart += [[piece for piece in guesses if piece.count == count] for count in counts]
-    alone = [piece for piece in tokens if piece.slot in generating]
-    if not 1 < len(alone) < together:
-        return ([tokens] if tokens else []) + apart
-    prompts = [piece for piece in tokens if piece.slot not in generating]
-    return [[piece] for piece in alone] + ([prompts] if prompts else []) + apart
+    if mixed and any(piece.count > 1 for piece in tokens):
+        return [tokens, *images]
+    tokens = _ends_among_next(tokens, together)
+    lengths = sorted({piece.count for piece in tokens if piece.count > 1}, reverse=True)
+    longer = [[piece for piece in tokens if piece.count == length] for length in lengths]
+    following = [piece for piece in tokens if piece.count == 1]
+    if 1 < len(following) < together:
+        return [*longer, *([piece] for piece in following), *images]
+    return [*longer, *([following] if following else []), *images]
+
+
+def _ends_among_next(pieces: Sequence[Piece], together: int) -> list[Piece]:
+    """The same tokens, still by slot: prompts' last ones apart where there are enough to go into one graph with."""
+    following = sum(piece.count == 1 for piece in pieces)
+    if not following or following + sum(map(_long_end, pieces)) < together:
+        return list(pieces)
+    return [part for piece in pieces for part in (_parted(piece) if _long_end(piece) else (piece,))]
+
+
+def _long_end(piece: Piece) -> bool:
+    return piece.outputs == "last" and piece.count >= ENDING
+
+
+def _parted(piece: Piece) -> tuple[Piece, Piece]:
+    before = piece.count - 1
+    return replace(piece, count=before, outputs="none"), replace(piece, start=piece.start + before, count=1)
 
 
 def _piece(work: Work, count: int) -> Piece:
@@ -97,10 +123,7 @@ def _todo(work: Work) -> int:
 
 
 def _share(prompts: Iterable[Work], room: int) -> dict[int, int]:
-    """Prefill tokens per slot: short prompts first, long ones evenly over the rest (rules 3, 4 and 5).
-
-    Few different counts on purpose: with streams, a batch is cut into one graph per different count.
-    """
+    """Prefill tokens per slot: short prompts first, long ones evenly over the rest (rules 3 to 6)."""
     prompts = list(prompts)
     todo = {work.slot: _todo(work) for work in prompts}
     whole = {work.slot for work in prompts if work.whole}
@@ -111,10 +134,9 @@ def _share(prompts: Iterable[Work], room: int) -> dict[int, int]:
     counts: dict[int, int] = {}
     left = room - (room // 4 if long and short else 0)
     for slot, n in short.items():
-        if n > left and slot in whole:
-            continue
-        counts[slot] = min(n, left)
-        left -= counts[slot]
+        if n <= left or (slot not in whole and left > room // EMPTY):
+            counts[slot] = min(n, left)
+            left -= counts[slot]
         if left == 0:
             break
     left = room - sum(counts.values())

@@ -56,7 +56,7 @@ class Draft:
                 Piece(slot, len(self._held[slot]), len(tokens) - len(self._held[slot]), "last")
                 for slot, tokens in known.items()
             ]
-            for graph in graphs(pieces, known, self._together):
+            for graph in graphs(pieces, self._together):
                 for row in self.llama.decode(graph, known.__getitem__):
                     self._held[row.slot] = known[row.slot][: row.position + 1]
                     guesses[row.slot].append(int(self.llama.logits(row).argmax()))

@@ -154,9 +154,8 @@ class TextEngine:
             self._speculation.propose(self._running.values())
         works = self._works()
         pieces = plan(works, batch=self._llama.options.batch or 1, chunk=self._llama.options.chunk or 1)
-        generating = {work.slot for work in works if work.generating}
         with self._sight.crossing.step() if self._sight is not None and pieces else nullcontext():
-            for graph in graphs(pieces, generating, self._together):
+            for graph in graphs(pieces, self._together, mixed=self._llama.mixes):
                 self._compute(self._still(graph))
         for slot in self._speculation.settle() if self._speculation is not None else ():
             self._cache.rewind(slot)
@@ -345,10 +344,14 @@ class TextEngine:
 
     def _make_room(self, pieces: list[Piece]) -> None:
         """Free cells: those for guesses, an idle cache, or the youngest sequence's."""
-        if any(self._running[piece.slot].guess for piece in pieces):
-            for piece in pieces:
-                self._running[piece.slot].guess = None
-            pieces = [Piece(piece.slot, piece.start, 1, "last", lag=piece.lag) for piece in pieces]
+        guessing = {piece.slot for piece in pieces if self._running[piece.slot].guess}
+        if guessing:
+            for slot in guessing:
+                self._running[slot].guess = None
+            pieces = [
+                Piece(piece.slot, piece.start, 1, "last", lag=piece.lag) if piece.slot in guessing else piece
+                for piece in pieces
+            ]
         elif not self._cache.forget_oldest():
             youngest = max(self._running.values(), key=lambda sequence: sequence.arrival)
             if len(self._running) > 1:

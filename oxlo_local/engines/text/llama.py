@@ -80,6 +80,8 @@ class Llama(Weights):
         self.eye = self._open_eye(options, gpu and gpu_layers != 0)
         self.options = self._resolve(options, gpu and gpu_layers != 0, gpu_layers)
         self._ctx = self._new_context()
+        self.mixes = self.unified and not self.recurrent
+        """Whether one graph takes pieces of different lengths."""
         self.context_length = min(self._wanted_ctx, int(C.llama_n_ctx_seq(self._ctx)))
         self._memory = C.llama_get_memory(self._ctx)
         self._batch = _Batch(self.options.batch or 512, self.options.parallel or 1)

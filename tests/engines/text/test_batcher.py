@@ -63,13 +63,36 @@ def test_a_scored_prompt_comes_in_small_pieces() -> None:
     assert plan([work], batch=512, chunk=64) == [Piece(0, 40, SCORED, "all")]
 
 
+def test_half_a_prompt_is_worth_its_graph_only_where_much_would_stay_empty() -> None:
+    works = [prompt(slot, 90) for slot in range(3)]
+    assert counts(plan(works, batch=200, chunk=64)) == {0: 90, 1: 90}
+    assert counts(plan(works, batch=240, chunk=64)) == {0: 90, 1: 90, 2: 60}
+    assert counts(plan([*works[:2], prompt(2, 15)], batch=200, chunk=64)) == {0: 90, 1: 90, 2: 15}
+
+
 def test_a_few_next_tokens_get_a_graph_each_and_many_share_one() -> None:
     rows = [Piece(slot, 9, 1, "last") for slot in range(3)]
     prompt_piece = Piece(7, 0, 64, "none")
-    assert graphs([*rows, prompt_piece], {0, 1, 2}, 8) == [[rows[0]], [rows[1]], [rows[2]], [prompt_piece]]
-    assert graphs([*rows, prompt_piece], {0, 1, 2}, 3) == [[*rows, prompt_piece]]
-    assert graphs([rows[0], prompt_piece], {0}, 8) == [[rows[0], prompt_piece]]
-    assert graphs([], set(), 8) == []
+    assert graphs([*rows, prompt_piece], 8) == [[prompt_piece], [rows[0]], [rows[1]], [rows[2]]]
+    assert graphs([*rows, prompt_piece], 3) == [[prompt_piece], rows]
+    assert graphs([rows[0], prompt_piece], 8) == [[prompt_piece], [rows[0]]]
+    assert graphs([*rows, prompt_piece], 3, mixed=True) == [[*rows, prompt_piece]]
+    assert graphs(rows, 8, mixed=True) == [[row] for row in rows]
+    assert graphs([], 8) == graphs([], 8, mixed=True) == []
+
+
+def test_prompts_share_a_graph_with_those_of_their_length() -> None:
+    pieces = [Piece(0, 0, 90, "none"), Piece(1, 0, 64, "none"), Piece(2, 5, 90, "none")]
+    assert graphs(pieces, 8) == [[pieces[0], pieces[2]], [pieces[1]]]
+
+
+def test_a_prompts_last_token_is_computed_with_many_next_ones() -> None:
+    rows = [Piece(slot, 9, 1, "last") for slot in (0, 1, 3)]
+    end, short = Piece(2, 40, 60, "last", lag=3), Piece(4, 0, 5, "last")
+    body, last = Piece(2, 40, 59, "none", lag=3), Piece(2, 99, 1, "last", lag=3)
+    assert graphs([*rows[:2], end, rows[2], short], 4) == [[body], [short], [*rows[:2], last, rows[2]]]
+    assert graphs([*rows[:2], end, rows[2]], 5)[0] == [end], "too few to share a graph"
+    assert graphs([end], 1) == [[end]]
 
 
 @given(
@@ -96,6 +119,13 @@ def test_a_plan_keeps_its_budget_and_moves_everybody_forward(
     assert all(piece.start + piece.count <= by_slot[piece.slot].length for piece in pieces)
     if len(decoding) < len(works):
         assert prefill > 0, "some prompt moves forward in every step"
+    computed: dict[int, list[int]] = {piece.slot: [] for piece in pieces}
+    for graph in graphs(pieces, 3):
+        assert [piece.slot for piece in graph] == sorted({piece.slot for piece in graph})
+        assert len({piece.count for piece in graph}) == 1
+        for piece in graph:
+            computed[piece.slot] += range(piece.start, piece.start + piece.count)
+    assert all(computed[piece.slot] == [*range(piece.start, piece.start + piece.count)] for piece in pieces)
 
 
 # -- guesses ----------------------------------------------------------------------------------------------------------
@@ -117,5 +147,5 @@ def test_guesses_leave_less_room_for_prompts() -> None:
 def test_guesses_of_one_length_share_a_graph() -> None:
     pieces = [Piece(0, 9, 5, "all"), Piece(1, 9, 1, "last"), Piece(2, 9, 3, "all"), Piece(3, 9, 5, "all")]
     prompt = Piece(4, 0, 7, "last")
-    cut = graphs([*pieces, prompt], {0, 1, 2, 3}, together=8)
-    assert cut == [[pieces[1], prompt], [pieces[2]], [pieces[0], pieces[3]]]
+    cut = graphs([*pieces, prompt], together=8)
+    assert cut == [[prompt], [pieces[0], pieces[3]], [pieces[2]], [pieces[1]]]
