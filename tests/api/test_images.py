@@ -38,6 +38,7 @@ from tests.conftest import RunningServer, StartServer, gone, until
 from tests.openai_description import events_of, judge
 
 pytest.importorskip("PIL", reason="the image engine is not installed")
+pytestmark = pytest.mark.timeout(180)  # torch takes its time to be imported where others compute
 
 # -- what is answered --------------------------------------------------------------------------------------------------
 

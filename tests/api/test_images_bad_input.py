@@ -31,7 +31,7 @@ from tests.conftest import RunningServer
 from tests.engines.image_files import png_bomb
 from tests.openai_description import judge
 
-Ask = Callable[[RunningServer], httpx.Response]
+pytestmark = pytest.mark.timeout(180)  # torch takes its time to be imported where others compute
 
 
 def two_frames(kind: str) -> bytes:

@@ -16,6 +16,7 @@ from tests.cli.conftest import Oxlo, environment
 from tests.conftest import ROOT, RunningServer, image_model, ledger_rows, until
 
 pytest.importorskip("PIL", reason="the image engine is not installed")
+pytestmark = pytest.mark.timeout(180)  # torch takes its time to be imported where others compute
 
 
 def test_a_file_with_what_it_was_drawn_from(painter: RunningServer, oxlo: Oxlo, tmp_path: Path) -> None:
