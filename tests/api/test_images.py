@@ -285,18 +285,19 @@ def test_the_same_request_is_answered_once(painter: RunningServer) -> None:
     assert (again.status_code, again.content) == (200, first.content)
     assert again.headers["x-oxlo-replayed"] == "true" and len(painter.rows()) == before + 1
     assert httpx.get(again.json()["data"][0]["url"]).status_code == 200
-    forms = [
-        httpx.post(
-            painter.url + EDIT,
-            data={"model": "painter", "prompt": "x", "steps": "2"},
-            files={"image": ("a.png", RED)},
-            headers={"idempotency-key": "form"},
-            timeout=50,
-        )
-        for _ in range(2)
-    ]
-    assert forms[0].status_code == 200 and forms[0].content == forms[1].content
-    assert len(painter.rows()) == before + 2 and not left(painter)
+    for path, words in ((EDIT, {"prompt": "x"}), (VARY, {})):
+        forms = [
+            httpx.post(
+                painter.url + path,
+                data={"model": "painter", "steps": "2", **words},
+                files={"image": ("a.png", RED)},
+                headers={"idempotency-key": "form"},
+                timeout=50,
+            )
+            for _ in range(2)
+        ]
+        assert forms[0].status_code == 200 and forms[0].content == forms[1].content
+    assert len(painter.rows()) == before + 3 and not left(painter)
 
 
 def test_what_is_half_sent_goes_with_its_server_also_after_kill_9_and_outputs_with_their_time(

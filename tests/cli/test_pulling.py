@@ -39,12 +39,12 @@ def test_a_failed_pull_is_one_line_and_exit_code_1(shell: Shell, site: stand_in.
 def test_a_model_that_is_not_served_yet_is_not_praised_as_ready(shell: Shell, site: stand_in.Hub) -> None:
     with (shell.home / "models.toml").open("a") as file:
         file.write(
-            '[models.drawn]\nkind = "image"\nengine = "image"\nrepo = "own/drawn"\ndefault_quant = "float16"\n'
+            '[models.spoken]\nkind = "tts"\nrepo = "own/spoken"\ndefault_quant = "float16"\n'
             'files.float16 = { bytes = 5_000, status = "confirmed", files = ["model.bin"] }\n'
         )
-    site.repositories["own/drawn"] = Repository({"model.bin": gguf_bytes(5000)})
-    out, _ = shell.run("pull", "drawn")
-    assert out == "drawn is here (float16, 0 MB): this version of oxlo does not serve it yet\n"
+    site.repositories["own/spoken"] = Repository({"model.bin": gguf_bytes(5000)})
+    out, _ = shell.run("pull", "spoken")
+    assert out == "spoken is here (float16, 0 MB): this version of oxlo does not serve it yet\n"
 
 
 def test_a_token_opens_a_gated_repository(shell: Shell, site: stand_in.Hub) -> None:
