@@ -194,7 +194,7 @@ def test_cancel_of_a_running_call_ends_it_and_of_an_unknown_one_nothing(worker: 
         (Load("echo", "echo", "", EchoOptions(load_error="out of memory")), "out of memory"),
         (
             Load("abacus", "m", "", TextOptions()),
-            "no engine is called 'abacus'; there are echo, embedding, speech, text",
+            "no engine is called 'abacus'; there are echo, embedding, image, speech, text",
         ),
         (Load("text", "m", "/nowhere/model.gguf", TextOptions()), "/nowhere/model.gguf"),
     ],
@@ -260,5 +260,5 @@ def test_resident_memory_is_that_of_this_process() -> None:
 
 
 def test_an_unknown_engine_is_named_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="there are echo, embedding, speech, text"):
+    with pytest.raises(ValueError, match="there are echo, embedding, image, speech, text"):
         load_engine(Load("abacus", "m", "", TextOptions()), lambda fraction: None)
