@@ -8,7 +8,7 @@
 Rows are not counted anew for each request. Every window that a limit needs has a row in `sums`, which triggers of the
 file keep up with each insert, refund and credit, in whatever process; it is made from the rows the first time that the
 window is needed: at its beginning, or when a limit is changed. The rate needs exact times, which an index has. All that
-a request needs to know of its key is read by one statement: each takes a turn at the interpreter's lock besides its work.
+a request needs to know of its key is read by one statement: each takes a turn at the interpreter's lock too.
 
 The clock may go back. A row belongs to the window that its time is in, and the sums of past windows are kept, so what
 was spent in a window stays spent when the clock comes by again. The rate counts rows of up to a minute ahead as well:

@@ -54,7 +54,7 @@ kind = "image"
 engine = "image"
 repo = "own/drawn"
 default_quant = "float16"
-files.float16 = { bytes = 5_000, status = "confirmed", files = ["model_index.json", "*/*.json", "*/*.txt", "*/*.safe*"] }
+files.float16 = { bytes = 5_000, status = "confirmed", files = ["model_index.json", "*/*.json", "*/*.txt", "*/*.safe*"]}
 """
 
 

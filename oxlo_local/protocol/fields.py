@@ -235,8 +235,8 @@ TRANSCRIPTIONS: tuple[Field, ...] = (
         "to 1",
         timestamp_granularities="segment, word or both: in verbose_json its lists, in srt and vtt a cue a word; word "
         "is a 400 where the format has no times",
-        include="logprobs, in the format json; a beam search has none, so the text is then the greedy one, as a warning "
-        "says",
+        include="logprobs, in the format json; a beam search has none, so the text is then the greedy one, as a "
+        "warning says",
         chunking_strategy="auto, as if unset: cut at pauses that voice activity detection finds; or `server_vad` with "
         "`threshold`, `prefix_padding_ms` (also kept after speech) and `silence_duration_ms`",
         stream="transcript.text.delta a segment, then transcript.text.done; only with json, or with verbose_json, "

@@ -20,7 +20,9 @@ Format = Literal["json", "text", "srt", "verbose_json", "vtt"]
 Granularity = Literal["word", "segment"]
 
 FILE: Final = "file"
-GREEDY: Final = "'include' logprobs has the text decoded greedily: a beam search, which it is else, tells no probabilities"
+GREEDY: Final = (
+    "'include' logprobs has the text decoded greedily: a beam search, the default, tells no probabilities"
+)
 _TABLES: Final[dict[Task, tuple[Field, ...]]] = {"transcribe": TRANSCRIPTIONS, "translate": TRANSLATIONS}
 _KINDS: Final = forms.Kinds(
     lists=frozenset(
