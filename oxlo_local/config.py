@@ -108,7 +108,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Literal["none", "lookup", "draft"] | None,
         about(
             "guess tokens and check several at once: lookup by what repeats in prompt and answer, draft by a second "
-            "model too; empty = lookup where a token takes 5 ms or more and it was measured to gain"
+            "model too; empty = lookup for a request alone where a token takes 5 ms or more and it is measured to gain"
         ),
     ] = None
     draft: Annotated[

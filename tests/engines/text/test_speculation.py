@@ -286,6 +286,16 @@ def test_what_is_guessed_in_vain_again_and_again_is_given_up(
     assert guesses(4.0) < 20
 
 
+def test_unasked_only_a_request_alone_is_guessed_for(make_engine: MakeEngine) -> None:
+    engine = make_engine(speculation="lookup")
+    costs = Costs([(1, 1.0), (2, 1.0), (4, 1.0), (8, 1.0), (16, 1.0), (32, 1.0)], together=2)
+    engine._speculation = Speculation(engine._llama, costs, fixed=None, rows=100, only_alone=True)
+    drive(engine, [call(id, looping(40, seed=1), 20) for id in ("a", "b")])
+    assert engine.gauges().guessed_tokens == 0
+    drive(engine, [call("alone", looping(40, seed=1), 20)])
+    assert engine.gauges().guessed_tokens > 0
+
+
 def test_unasked_it_is_where_it_gains(make_engine: MakeEngine) -> None:
     """A tiny model's token takes less time than a guess."""
     engine = make_engine(speculation=None)
