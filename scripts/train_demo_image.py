@@ -22,44 +22,25 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
+from demo_training import command_line, parsed, say  # noqa: E402  # after the path that leads to it
+
 STEPS = ("autoencoder", "latents", "decoder", "train", "export", "eval")
-OTHER_STEPS = ("sheet", "captions")
-SEED = 20261123
 DEMANDED = 0.85  # of the examination: right colour and shape
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "steps",
-        nargs="*",
-        metavar="STEP",
-        help=f"of {', '.join(STEPS)}, sheet, captions; default: the first six",
-    )
+    others = {"sheet": "docs/demo-image.png", "captions": "prints samples"}
+    parser = command_line(__doc__, STEPS, others, "oxlo-demo-image")
     parser.add_argument(
         "--autoencoder-steps", type=int, default=1400, help="batches of 32 pictures (default 1400)"
     )
     parser.add_argument(
-        "--decoder-steps", type=int, default=500, help="batches of 32 for the decoder alone (default 500)"
+        "--decoder-steps", type=int, default=1000, help="batches of 32 for the decoder alone (default 1000)"
     )
     parser.add_argument("--scenes", type=int, default=16_000, help="different pictures (default 16000)")
     parser.add_argument(
-        "--pictures", type=int, default=250_000, help="pictures to train on in all (default 250000)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default auto)")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
-    parser.add_argument("--seed", type=int, default=SEED, help="of scenes, captions and weights")
-    parser.add_argument(
-        "--work", type=Path, default=ROOT / "build" / "demo_image", help="folder of latents and checkpoints"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=ROOT / "oxlo_local" / "embedded" / "oxlo-demo-image",
-        help="the diffusers folder",
+        "--pictures", type=int, default=450_000, help="pictures to train on in all (default 450000)"
     )
     parser.add_argument(
         "--sheet", type=Path, default=ROOT / "docs" / "demo-image.png", help="the contact sheet"
@@ -67,16 +48,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=200, help="pictures of the examination (default 200)")
     parser.add_argument("--faults", action="store_true", help="print every picture that was wrong")
     parser.add_argument("--check-overlap", action="store_true", help="compare training and examination")
-    given = parser.parse_args()
-    for step in given.steps:
-        if step not in (*STEPS, *OTHER_STEPS):
-            parser.error(f"unknown step {step!r}: choose from {', '.join((*STEPS, *OTHER_STEPS))}")
-    return given
-
-
-def say(text: str) -> None:
-    """Progress goes to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    return parsed(parser)
 
 
 def check_overlap(given: argparse.Namespace) -> int:

@@ -21,42 +21,21 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
+from demo_training import command_line, parsed, say  # noqa: E402  # after the path that leads to it
+
 STEPS = ("data", "train", "export", "eval")
-OTHER_STEPS = ("sentences", "recordings")
-SEED = 20261123
 SHARD = 1000  # windows a file
 ALLOWED_WER = 0.10
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "steps",
-        nargs="*",
-        metavar="STEP",
-        help=f"of {', '.join(STEPS)}, sentences (prints samples), recordings; default: all four",
-    )
+    others = {"sentences": "prints samples", "recordings": "for the tests"}
+    parser = command_line(__doc__, STEPS, others, "oxlo-demo-speech")
     parser.add_argument(
         "--windows", type=int, default=50_000, help="windows to train on in all (default 50000)"
     )
     parser.add_argument("--shards", type=int, default=60, help="files of 1,000 windows to make (default 60)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda (default auto)")
-    parser.add_argument(
-        "--threads", type=int, default=0, help="CPU threads and processes (default: all cores)"
-    )
-    parser.add_argument("--seed", type=int, default=SEED, help="of data and weights")
-    parser.add_argument(
-        "--work", type=Path, default=ROOT / "build" / "demo_speech", help="folder of data and checkpoint"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=ROOT / "oxlo_local" / "embedded" / "oxlo-demo-speech",
-        help="the CTranslate2 folder",
-    )
     parser.add_argument(
         "--each", type=int, default=20, help="recordings for each held-out voice (default 20)"
     )
@@ -72,16 +51,7 @@ def arguments() -> argparse.Namespace:
         action="store_true",
         help="compare 200,000 training sentences with the held-out ones",
     )
-    given = parser.parse_args()
-    for step in given.steps:
-        if step not in (*STEPS, *OTHER_STEPS):
-            parser.error(f"unknown step {step!r}: choose from {', '.join((*STEPS, *OTHER_STEPS))}")
-    return given
-
-
-def say(text: str) -> None:
-    """Progress goes to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    return parsed(parser)
 
 
 def check_overlap(seed: int) -> int:

@@ -20,33 +20,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
+from demo_training import command_line, parsed, say  # noqa: E402  # after the path that leads to it
+
 HELD_OUT = ROOT / "scripts" / "demo_text" / "held_out.toml"
 STEPS = ("tokenizer", "train", "export", "eval")
-SEED = 20261123
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "steps",
-        nargs="*",
-        metavar="STEP",
-        help=f"of {', '.join(STEPS)}, data (prints samples), commands (prints what it can say); default: all four",
-    )
+    others = {"data": "prints samples", "commands": "prints what it can say"}
+    parser = command_line(__doc__, STEPS, others, "oxlo-demo.gguf", "auto, cpu, cuda, mps")
     parser.add_argument(
         "--minutes", type=float, default=100.0, help="minutes of training in all (default 100)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default auto)")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
-    parser.add_argument("--seed", type=int, default=SEED, help="of data and weights")
-    parser.add_argument(
-        "--work", type=Path, default=ROOT / "build" / "demo_text", help="folder of tokenizer and checkpoint"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "oxlo_local" / "embedded" / "oxlo-demo.gguf", help="the GGUF file"
     )
     parser.add_argument(
         "--check-overlap",
@@ -62,16 +47,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--held-out", type=Path, default=HELD_OUT, help="the questions, as in scripts/demo_text/held_out.toml"
     )
-    given = parser.parse_args()
-    for step in given.steps:
-        if step not in (*STEPS, "data", "commands"):
-            parser.error(f"unknown step {step!r}: choose from {', '.join((*STEPS, 'data'))}")
-    return given
-
-
-def say(text: str) -> None:
-    """Progress goes to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    return parsed(parser)
 
 
 def check_overlap(seed: int, count: int, path: Path) -> int:

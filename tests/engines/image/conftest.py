@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from oxlo_local import random_diffuser
-from oxlo_local.calls import Call, Done, Drawn, Event, Failed, ImageCall, ImageOptions, Load
+from oxlo_local.calls import Drawn, Event, ImageCall, ImageOptions, Load
 from oxlo_local.engines.image.engine import ImageEngine
 
 SIZES = [(64, 64), (96, 64), (64, 96)]
@@ -42,30 +42,12 @@ def engine(shared_engine: ImageEngine) -> ImageEngine:
     return shared_engine
 
 
-def run(engine: ImageEngine, *calls: Call) -> dict[str, list[Event]]:
-    """Everything that comes up for calls that are submitted at once, by id."""
-    for call in calls:
-        engine.submit(call)
-    found: dict[str, list[Event]] = {call.id: [] for call in calls}
-    while engine.busy():
-        for event in engine.step():
-            found[event.id].append(event)
-    return found
-
-
 def drawn(events: Sequence[Event]) -> list[Drawn]:
     return [event for event in events if isinstance(event, Drawn)]
 
 
 def pixels(events: Sequence[Event]) -> list[Image.Image]:
     return [Image.open(io.BytesIO(one.data)).convert("RGB") for one in drawn(events)]
-
-
-def end(events: Sequence[Event]) -> Done | Failed:
-    """The one terminal event, which is the last."""
-    terminal = [event for event in events if isinstance(event, Done | Failed)]
-    assert len(terminal) == 1 and events[-1] is terminal[0]
-    return terminal[0]
 
 
 def asking(id: str = "c", **more: Any) -> ImageCall:

@@ -21,7 +21,8 @@ from oxlo_local.calls import (
     TextCall,
 )
 from oxlo_local.engines.image.engine import ImageEngine
-from tests.engines.image.conftest import OPTIONS, asking, drawn, end, pixels, run
+from tests.engines.driving import end, run
+from tests.engines.image.conftest import OPTIONS, asking, drawn, pixels
 from tests.engines.image_files import NOISE, file_of
 
 TOO_MUCH = 1 << 50  # bytes, which no machine has

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from oxlo_local import random_whisper
-from oxlo_local.calls import Done, Event, Failed, Load, Segment, SpeechCall, SpeechOptions
+from oxlo_local.calls import Event, Load, Segment, SpeechCall, SpeechOptions
 from oxlo_local.engines.speech.engine import SpeechEngine
+from tests.engines import driving
 
 
 @pytest.fixture(scope="session")
@@ -46,15 +47,8 @@ def engine(shared_engine: SpeechEngine) -> SpeechEngine:
 
 
 def run(engine: SpeechEngine, *calls: SpeechCall) -> dict[str, list[Event]]:
-    """Everything that comes up for calls that are submitted at once, by id."""
-    for call in calls:
-        engine.submit(call)
-    read_ahead(engine)
-    found: dict[str, list[Event]] = {call.id: [] for call in calls}
-    while engine.busy():
-        for event in engine.step():
-            found[event.id].append(event)
-    return found
+    """Everything that comes up for calls that are submitted at once, by id; their files are read ahead."""
+    return driving.run(engine, *calls, once_submitted=lambda: read_ahead(engine))
 
 
 def read_ahead(engine: SpeechEngine) -> None:
@@ -68,10 +62,3 @@ def read_ahead(engine: SpeechEngine) -> None:
 
 def segments(events: Sequence[Event]) -> list[Segment]:
     return [event for event in events if isinstance(event, Segment)]
-
-
-def end(events: Sequence[Event]) -> Done | Failed:
-    """The one terminal event, which is the last."""
-    terminal = [event for event in events if isinstance(event, Done | Failed)]
-    assert len(terminal) == 1 and events[-1] is terminal[0]
-    return terminal[0]

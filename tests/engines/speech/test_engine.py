@@ -22,7 +22,8 @@ from oxlo_local.calls import (
 from oxlo_local.engines.speech.engine import SpeechEngine
 from oxlo_local.engines.speech.quality import Try
 from oxlo_local.engines.speech.whisper import Encoded, Whisper
-from tests.engines.speech.conftest import end, opened, run, segments
+from tests.engines.driving import end
+from tests.engines.speech.conftest import opened, run, segments
 from tests.engines.speech.sounds import F32, flac, silence, speech, wav
 
 ONCE = (0.0,)
