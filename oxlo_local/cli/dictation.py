@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from oxlo_local.cli.sheet import safe
+from oxlo_local.cli.whole import write_whole
 from oxlo_local.client import Address, Client
 from oxlo_local.errors import Cancelled, OxloError, Unavailable
 from oxlo_local.hearing import TRANSCRIPTIONS_PATH, TRANSLATIONS_PATH, Heard, Transcript, transcribe
@@ -218,10 +219,8 @@ def _write(
         sys.stdout.write(f"==> {source} <==\n{document}" if several else document)
         sys.stdout.flush()
         return
-    draft = place.with_name(f"{place.name}.{os.getpid()}.part")
     try:
-        draft.write_text(document, "utf-8")
-        draft.replace(place)
+        write_whole(place, document.encode())
     except OSError as error:
         raise Unavailable(f"its transcript cannot be written to {place}: {error.strerror}") from error
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from oxlo_local.cli.preview import protocol_of, shown
 from oxlo_local.cli.sheet import print_json, safe
+from oxlo_local.cli.whole import write_whole
 from oxlo_local.client import Client, Head
 from oxlo_local.drawing import Format, Image, ImageBody, Step, encode, images_of
 from oxlo_local.errors import Unavailable
@@ -186,12 +187,9 @@ def _write(image: Image, place: Place) -> Path | None:
         sys.stdout.buffer.write(image.data)
         sys.stdout.buffer.flush()
         return None
-    draft = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        draft.write_bytes(image.data)
-        draft.replace(path)
+        write_whole(path, image.data)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise Unavailable(f"the image cannot be written to {path}: {error.strerror}") from error
     return path
 
