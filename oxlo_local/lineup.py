@@ -46,9 +46,17 @@ def line_up(catalogue: Catalogue, names: Sequence[str], settings: Settings, mach
 
 
 def demos(catalogue: Catalogue, models: Sequence[Model]) -> list[Model]:
-    """The embedded models of the kinds that are not among `models`."""
+    """The embedded models of the kinds that are not among `models`, the smallest first."""
     kinds = {model.kind for model in models}
-    return [model for model in catalogue.here() if DEMO_TAG in model.tags and model.kind not in kinds]
+    found = [model for model in catalogue.here() if DEMO_TAG in model.tags and model.kind not in kinds]
+    return sorted(found, key=lambda model: _bytes(model.path))
+
+
+def _bytes(path: Path | None) -> int:
+    """What a model's files take, in a folder or alone."""
+    if path is None or not path.exists():
+        return 0
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
 
 
 def chosen(catalogue: Catalogue, names: Sequence[str]) -> list[Model]:
@@ -102,7 +110,7 @@ def _spec(
     """How to run one, and what is left of the machine beside it."""
     if model.engine == "speech" and model.path is not None:
         spoken = speech(model, settings)
-        weights = sum(file.stat().st_size for file in model.path.iterdir())
+        weights = _bytes(model.path)
         room = fit.speech(model.id, weights, model.vram_gb, machine, spoken)
         spec = WorkerSpec(model.id, model.engine, str(model.path), room.options(spoken))
         return spec, fit.less(machine, room)

@@ -110,7 +110,7 @@ def test_the_prices_of_requests_are_the_contracts() -> None:
 
 def test_the_embedded_models_context_is_its_files() -> None:
     here = SHIPPED.here()
-    assert [model.id for model in here] == ["oxlo-demo", "oxlo-demo-speech"]
+    assert [model.id for model in here] == ["oxlo-demo", "oxlo-demo-image", "oxlo-demo-speech"]
     for model in here:
         assert model.path is not None, model.id
         if model.kind == "chat":
@@ -123,7 +123,7 @@ def test_nothing_falls_back_unasked() -> None:
 
 def test_it_agrees_with_the_researchers_table(shared: Path) -> None:
     source = tomllib.loads((shared / "reference" / "catalogue.toml").read_text("utf-8"))
-    ours = {"oxlo-demo", "oxlo-demo-speech", "bge-reranker-v2-m3"}
+    ours = {"oxlo-demo", "oxlo-demo-speech", "oxlo-demo-image", "bge-reranker-v2-m3"}
     assert set(source["models"]) | set(source["hosted_only"]) | ours == set(SHIPPED.models)
     added = {"all-minilm": "all-minilm-l6-v2", "bge-reranker": "bge-reranker-v2-m3"}
     assert source["aliases"] | added == SHIPPED.aliases

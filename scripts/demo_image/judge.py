@@ -129,7 +129,7 @@ def likest(cover: Plane, x: float, y: float, radius: float) -> tuple[str, float]
     """The shape whose outline is most like the covered one, and how much: intersection over union."""
     best = ("", 0.0)
     for shape in SHAPES:
-        for tilt in {TILT[shape] * step / 2 for step in range(-2, 3)}:
+        for tilt in (-TILT, 0.0, TILT):
             large = Image.new("L", (SIDE * FINER, SIDE * FINER))
             points = [((x + a * radius) * FINER, (y + b * radius) * FINER) for a, b in corners(shape, tilt)]
             ImageDraw.Draw(large).polygon(points, fill=255)

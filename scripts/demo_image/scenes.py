@@ -34,17 +34,21 @@ PALETTE = {
     "white": (245, 245, 245),
 }
 BACKGROUNDS = {**PALETTE, "grey": (130, 130, 130)}
-SHADE = 12  # a colour is off its place in the palette by at most so much in each channel
+SHADE = 8  # a colour is off its place in the palette by at most so much in each channel
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross")
-TILT = {"circle": 0.0, "square": 8.0, "triangle": 8.0, "star": 15.0, "heart": 8.0, "cross": 8.0}  # degrees
+TILT = 3.0  # degrees at most
 SIZES = {
-    "small": (7.0, 9.0),
-    "medium": (12.0, 15.0),
-    "large": (18.5, 22.0),
+    "small": (8.5, 9.5),
+    "medium": (13.0, 14.0),
+    "large": (19.5, 21.0),
 }  # half of the longer side in pixels
 ROWS = ("top", "middle", "bottom")
 COLUMNS = ("left", "middle", "right")
-SHARES = ((0.0, 0.2), (0.4, 0.6), (0.8, 1.0))  # of the way that a shape can move, for each row and column
+SHARES = (
+    (0.05, 0.15),
+    (0.45, 0.55),
+    (0.85, 0.95),
+)  # of the way that a shape can move, for each row and column
 HELD_OUT = 0.125
 
 
@@ -103,7 +107,7 @@ def any_scene(rng: random.Random, examined: bool = False) -> Scene:
         colour, shape, background, size, row, column, radius,
         radius + MARGIN + free * rng.uniform(*SHARES[COLUMNS.index(column)]),
         radius + MARGIN + free * rng.uniform(*SHARES[ROWS.index(row)]),
-        rng.uniform(-1, 1) * TILT[shape],
+        rng.uniform(-TILT, TILT),
         shaded(rng, PALETTE[colour]), shaded(rng, BACKGROUNDS[background]),
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.api.painting import mask, opened, picture
 from tests.cli.conftest import Oxlo, environment
-from tests.conftest import ROOT, RunningServer, image_model, ledger_rows, until
+from tests.conftest import ROOT, RunningServer, ledger_rows, until
 
 pytest.importorskip("PIL", reason="the image engine is not installed")
 pytestmark = pytest.mark.timeout(180)  # torch takes its time to be imported where others compute
@@ -95,12 +95,17 @@ def test_images_are_compared_by_the_image(painter: RunningServer, oxlo: Oxlo, tm
 
 
 @pytest.mark.slow
-def test_alone_it_starts_a_server_and_leaves_a_row(oxlo: Oxlo, home: Path, tmp_path: Path) -> None:
-    done = oxlo(home, "image", "x", "--model", image_model(home), "-o", str(tmp_path / "a.jpg"))
+def test_alone_and_with_nothing_pulled_the_demo_draws_and_leaves_a_row(
+    oxlo: Oxlo, home: Path, tmp_path: Path
+) -> None:
+    (home / "config.toml").touch()
+    done = oxlo(home, "image", "a red circle", "-o", str(tmp_path / "a.jpg"))
     assert done.returncode == 0, done.stderr
-    assert [(row["status"], row["images"]) for row in ledger_rows(home)] == [("settled", 1)]
+    rows = ledger_rows(home)
+    assert [(row["model"], row["status"], row["images"]) for row in rows] == [
+        ("oxlo-demo-image", "settled", 1)
+    ]
     assert opened((tmp_path / "a.jpg").read_bytes()).format == "JPEG" and not (home / "serve.json").exists()
-    assert os.listdir(tmp_path) != []
 
 
 @contextmanager
