@@ -141,19 +141,24 @@ class Grammars:
         self._kept: OrderedDict[tuple[str, ...], LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
 
+    def known(self, constraint: Constraint | Frame) -> Guide | None:
+        """The constraint, if it has been compiled before; does not block."""
+        with self._lock:
+            matcher = self._kept.get(_key(constraint))
+            if matcher is None:
+                return None
+            self._kept.move_to_end(_key(constraint))
+        return Guide(matcher.deep_copy(), self._weights.n_vocab, constraint.param)
+
     def guide(self, constraint: Constraint | Frame) -> Guide:
         """The constraint, compiled. Blocks, so it is called beside the steps; raises UnsupportedValue, Unavailable."""
-        key = constraint.key if isinstance(constraint, Frame) else (constraint.kind, constraint.text)
+        if (guide := self.known(constraint)) is not None:
+            return guide
+        matcher = self._compile(constraint)
         with self._lock:
-            matcher = self._kept.get(key)
-            if matcher is not None:
-                self._kept.move_to_end(key)
-        if matcher is None:
-            matcher = self._compile(constraint)
-            with self._lock:
-                self._kept[key] = matcher
-                if len(self._kept) > KEPT:
-                    self._kept.popitem(last=False)
+            self._kept[_key(constraint)] = matcher
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
         return Guide(matcher.deep_copy(), self._weights.n_vocab, constraint.param)
 
     def _compile(self, constraint: Constraint | Frame) -> LLMatcher:
@@ -203,6 +208,11 @@ class Grammars:
         deadline = time.monotonic() + SECONDS
         waits = (max(0.0, deadline - time.monotonic()) for _ in range(COMPILERS))
         return all(self._compilers.acquire(timeout=wait) for wait in waits)
+
+
+def _key(constraint: Constraint | Frame) -> tuple[str, ...]:
+    """What a compiled constraint is known by."""
+    return constraint.key if isinstance(constraint, Frame) else (constraint.kind, constraint.text)
 
 
 def _look_ahead(guides: Sequence[Guide]) -> None:

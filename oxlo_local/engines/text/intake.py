@@ -8,8 +8,8 @@ not hold up one that only has to be read.
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
-from oxlo_local.calls import TextCall
-from oxlo_local.engines.text.grammar import Grammars, Guide
+from oxlo_local.calls import Constraint, TextCall
+from oxlo_local.engines.text.grammar import Frame, Grammars, Guide
 from oxlo_local.engines.text.reading import Prompt, Reader
 
 INLINE = 16_384  # characters of prompt that are read within the step, about a millisecond
@@ -26,6 +26,12 @@ class Reading:
     closing: list[int]
 
 
+def constrained(call: TextCall) -> bool:
+    """Whether a call's answer is held to a grammar."""
+    strict = call.tool_choice == "required" or any(tool.strict for tool in call.tools)
+    return call.constraint is not None or strict
+
+
 class Intake:
     """The calls that are being read. Not for several threads at once."""
 
@@ -39,25 +45,38 @@ class Intake:
 
     def take(self, call: TextCall) -> None:
         """Begin to read a call."""
-        strict = call.tool_choice == "required" or any(tool.strict for tool in call.tools)
         if call.pictures:
             future = self._pictured.submit(self._read, call)
-        elif call.constraint is not None or strict:
-            future = self._constrained.submit(self._read, call)
         elif Reader.size(call) > INLINE:
-            future = self._prompts.submit(self._read, call)
+            threads = self._constrained if constrained(call) else self._prompts
+            future = threads.submit(self._read, call)
         else:
-            future = Future()
-            try:
-                future.set_result(self._read(call))
-            except Exception as error:
-                future.set_exception(error)
+            future = self._at_once(call)
         self._calls[call.id] = (call, future)
+
+    def _at_once(self, call: TextCall) -> "Future[Reading]":
+        """Read a call now; only a grammar that is not known yet is compiled on a thread, and the call waits for it."""
+        future: Future[Reading] = Future()
+        try:
+            prompts = self._reader.read(call)
+            wanted = self._reader.wanted(call, prompts[0].text)
+            guide = None if wanted is None else self._grammars.known(wanted)
+            if wanted is not None and guide is None:
+                return self._constrained.submit(self._guided, call, prompts, wanted)
+            future.set_result(self._reading(call, prompts, guide))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
     def _read(self, call: TextCall) -> Reading:
         prompts = self._reader.read(call)
         wanted = self._reader.wanted(call, prompts[0].text)
-        guide = None if wanted is None else self._grammars.guide(wanted)
+        return self._reading(call, prompts, None) if wanted is None else self._guided(call, prompts, wanted)
+
+    def _guided(self, call: TextCall, prompts: list[Prompt], wanted: Constraint | Frame) -> Reading:
+        return self._reading(call, prompts, self._grammars.guide(wanted))
+
+    def _reading(self, call: TextCall, prompts: list[Prompt], guide: Guide | None) -> Reading:
         return Reading(prompts, guide, self._reader.prediction(call), self._reader.closing)
 
     def arrived(self) -> list[tuple[TextCall, "Future[Reading]"]]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 
-from oxlo_local.calls import Constraint, Done, Finished, Sampling, TextCall
+from oxlo_local.calls import Constraint, Done, Finished, Sampling, Started, TextCall
 from oxlo_local.engines.text import grammar
 from oxlo_local.engines.text.grammar import Frame, Grammars
 from oxlo_local.engines.weights import Weights
@@ -411,6 +411,16 @@ def test_the_grammars_used_last_are_kept(make_engine: MakeEngine, monkeypatch: p
     for text in "abaca":
         grammars.guide(Constraint("regex", text, "guided_regex"))
     assert compiled == ["a", "b", "c"]
+
+
+def test_a_known_grammar_holds_up_no_step(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    constraint = Constraint("regex", "[ab]{9}", "guided_regex")
+    drive(engine, [call("compiled", constraint)])
+    for each in range(4):
+        engine.submit(call(f"c{each}", constraint))
+    started = [event.id for event in engine.step() if isinstance(event, Started)]
+    assert sorted(started) == ["c0", "c1", "c2", "c3"]
 
 
 def test_a_cancelled_call_is_forgotten_while_it_compiles(make_engine: MakeEngine) -> None:
