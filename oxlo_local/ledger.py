@@ -149,6 +149,12 @@ class _Close:
             )
 
 
+def _touch(connection: Connection) -> None:
+    """Write the file's first page as it is."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    connection.execute(f"PRAGMA user_version = {version}")
+
+
 class _Undone(Exception):
     """Raised inside a write that is to leave nothing behind."""
 
@@ -182,8 +188,8 @@ class Ledger:
         return ledger
 
     async def _try(self) -> None:
-        """Open and close a row and undo both: a file that takes no rows is known at the start, and the first request
-        finds the statements prepared and the WAL begun.
+        """Open and close a row and undo both, then write a page as it is: a file that takes no rows is known at the
+        start, and the first request finds the statements prepared and the WAL begun. What is undone never reaches it.
         """
         now_ms = self._now_ms()
         entry = Entry(self._ids.next(now_ms), 1, 0, now_ms / 1000)
@@ -197,6 +203,7 @@ class Ledger:
 
         with contextlib.suppress(_Undone):
             await self._db.write(rows)
+        await self._db.write(_touch)
 
     @property
     def instance_id(self) -> str:

@@ -66,6 +66,17 @@ async def test_a_row_is_in_the_file_before_reserve_returns(db: Database, ledger:
     assert (await row_of(db, entry)).plain()["metadata"] == {"ticket": "7", "von": "Jürgen"}
 
 
+async def test_a_ledger_that_was_closed_has_begun_its_wal_before_the_first_request(home: Path) -> None:
+    wal = home / "ledger.db-wal"
+    for _ in range(2):
+        database = Database.open(home / "ledger.db")
+        ledger = await Ledger.open(database, home / "locks")
+        assert wal.stat().st_size > 0
+        await ledger.close()
+        database.close()
+        assert not wal.exists() or wal.stat().st_size == 0
+
+
 async def test_settling_keeps_the_price_and_what_was_needed(
     db: Database, ledger: Ledger, clock: Clock
 ) -> None:
