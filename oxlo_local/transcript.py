@@ -34,7 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "help": ("", "this list"),
     "exit": ("", "leave (so does Ctrl-D)"),
 }
-
+SHORTEST = 0.01  # seconds of an answer from which its speed means something
 
 # -- input ------------------------------------------------------------------------------------------------------
 
@@ -231,11 +231,11 @@ class Answer:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Speed after the first token; None when it cannot be told."""
+        """Speed after the first token; None when it cannot be told, as of an answer that came in one piece."""
         if self.usage is None or self.first_output is None or self.usage.completion_tokens < 2:
             return None
         seconds = self.total - self.first_output
-        return (self.usage.completion_tokens - 1) / seconds if seconds > 0 else None
+        return (self.usage.completion_tokens - 1) / seconds if seconds >= SHORTEST else None
 
     @property
     def price(self) -> Decimal:

@@ -1,6 +1,7 @@
 """What a line of input means, what a conversation keeps, and what an answer cost."""
 
 import stat
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -207,4 +208,5 @@ def test_stats_tell_tokens_speed_price_and_entry() -> None:
 
 def test_json_knows_what_it_does_not_know() -> None:
     assert answer_object(WHOLE).tokens_per_second == 5.0
+    assert answer_object(replace(WHOLE, total=0.501)).tokens_per_second is None  # it came in one piece
     assert answer_object(NOTHING).first_output_ms is None and answer_object(NOTHING).usage is None
