@@ -5,8 +5,7 @@
    sound a second of work transcribes. Of jfk.flac over and over, where shared/audio is beside the checkout, and of
    sentences that espeak-ng speaks, else of the recordings that the tests have.
 2. batch: four clips at once against one after another, and the bare library's gain when it encodes and decodes the same
-   four together; the bar is 85 % of that gain, and never to be slower than serial (of the demo only this: half of its
-   time goes into reading the files, which no batch makes less). Says what encoder and decoder take.
+   four together; the bar is 85 % of that gain, and never to be slower than serial. Says what encoder and decoder take.
 3. memory: a FLAC file of eight hours; the bar is 300 MB beyond the loaded model. And how soon the server answers
    others meanwhile.
 
@@ -140,21 +139,17 @@ def sounds(folder: Path) -> dict[str, F32]:
 
 @dataclass(frozen=True)
 class Model:
-    """A speech model in CTranslate2's form: what `oxlo serve` is given, and the seconds that it hears at once.
-
-    `share` is how much of the library's gain by a batch it is held to.
-    """
+    """A speech model in CTranslate2's form: what `oxlo serve` is given, and the seconds that it hears at once."""
 
     name: str
     folder: Path
     argument: str
     window: int
-    share: float
 
 
 MODELS = {
-    "tiny": Model("whisper-tiny, random", TINY, str(TINY), 30, GAIN_BAR),
-    "demo": Model("oxlo-demo-speech", DEMO, DEMO.name, 8, 0.0),
+    "tiny": Model("whisper-tiny, random", TINY, str(TINY), 30),
+    "demo": Model("oxlo-demo-speech", DEMO, DEMO.name, 8),
 }
 
 
@@ -316,7 +311,7 @@ def batch(model: Model, api: Api, library: Library, sound: F32, name: str, optio
                 f"{model.name}, four clips ({number + 1}): {serial:.2f} s one after another, {at_once:.2f} s at once; "
                 f"library {bare[-1]:.2f} x"
             )
-    gain, bar = statistics.median(gains), max(1.0, model.share * statistics.median(bare))
+    gain, bar = statistics.median(gains), max(1.0, GAIN_BAR * statistics.median(bare))
     where = f"{model.name}, {CLIPS} clips of {length / RATE:.0f} s of {name}"
     return [
         Check(

@@ -42,8 +42,10 @@ BATCH = {"cpu": 8, "cuda": 16}  # chunks
 PARALLEL = {"cpu": 8, "cuda": 32}  # files
 LONGEST = 24 * 3600.0  # seconds of a file
 READERS = 4
-MOMENT, LINGER = 0.25, 1.0  # seconds that a batch that is not full waits at most
-LINGER_SHARE = 0.5  # and which part of a step
+MOMENT, LINGER = (
+    0.25,
+    1.0,
+)  # seconds that a batch that is not full waits at most, and no longer than a usual step
 REST = 0.05  # seconds between two looks at what was read
 NICE = 5  # the gateway goes first
 
@@ -230,7 +232,7 @@ class SpeechEngine:
         whole = any(hearing.had == 0 and hearing.parts and hearing.read_whole for hearing in hearings)
         most = MOMENT if opening and whole else 0.0 if whole else LINGER
         usual = self._totals.seconds / max(1, self._totals.steps)
-        return now - self._since < min(most, LINGER_SHARE * usual)
+        return now - self._since < min(most, usual)
 
     # -- computing ----------------------------------------------------------------------------------------------------
 

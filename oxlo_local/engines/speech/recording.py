@@ -25,6 +25,7 @@ F32 = NDArray[np.float32]
 RATE = 16_000
 BLOCK = 4 * RATE  # samples that are handed on together, about
 SLOWEST, FASTEST = 1_000, 768_000  # samples a second of a file
+READY = ("s16", "s16p")  # numbers of 16 bits; of one channel both lie alike
 WIDEST = 8  # channels that FFmpeg knows how to mix down whatever their layout
 READ_BYTES = 1 << 17
 # Containers whose header says how long the sound is, rather than being guessed from a bit rate.
@@ -151,12 +152,18 @@ class _Mixer:
                 f"{stream} has {frame.sample_rate:,} samples a second; "
                 f"{SLOWEST:,} to {FASTEST:,} are read: resample it"
             )
+        channels = frame.layout.nb_channels
         # FFmpeg has no rule for mixing more channels than it has names for: those are averaged below.
-        self._many = frame.layout.nb_channels > WIDEST
-        self._resampler = AudioResampler(format="s16", layout="mono", rate=RATE)
+        self._many = channels > WIDEST
+        # A resampler takes 2 ms to build, as much as to read a short clip that needs none.
+        ready = frame.format.name in READY and channels == 1 and frame.sample_rate == RATE
+        self._resampler = None if ready else AudioResampler(format="s16", layout="mono", rate=RATE)
 
     def mix(self, frame: AudioFrame) -> Iterator[F32]:
         """What a frame adds."""
+        if self._resampler is None:
+            yield numbers(frame)
+            return
         if self._many:
             frame = averaged(frame)
         frame.pts = None  # gaps in the time stamps are no sound
@@ -165,6 +172,8 @@ class _Mixer:
 
     def rest(self) -> Iterator[F32]:
         """What the resampler still holds."""
+        if self._resampler is None:
+            return
         for out in self._resampler.resample(None):
             yield numbers(out)
 

@@ -208,7 +208,8 @@ def test_other_calls_are_refused(engine: SpeechEngine) -> None:
     assert isinstance(failed, Failed) and (failed.code, failed.param) == ("unsupported_value", "model")
 
 
-def test_a_call_that_was_left_says_no_more(engine: SpeechEngine, files: list[Path]) -> None:
+def test_a_call_that_was_left_says_no_more(whisper_folder: Path, files: list[Path]) -> None:
+    engine = opened(whisper_folder, SpeechOptions(device="cpu", threads=1, beam=1, batch=2))
     engine.submit(call(files[3], "left"))
     engine.submit(call(files[0], "stays"))
     found: list[object] = []
@@ -227,6 +228,7 @@ def test_a_call_that_was_left_says_no_more(engine: SpeechEngine, files: list[Pat
         rest += engine.step()
     assert not [event for event in rest[1:] if event.id == "left"]
     assert isinstance(rest[-1], Done) and rest[-1].id == "stays"
+    engine.close()
 
 
 def test_a_call_that_was_left_while_it_waited(whisper_folder: Path, files: list[Path]) -> None:

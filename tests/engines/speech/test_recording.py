@@ -74,6 +74,12 @@ def test_containers(container: str, codec: str, rate: int, tmp_path: Path) -> No
     assert np.abs(sound[2 * RATE :]).max() == pytest.approx(0.37, abs=0.05)
 
 
+def test_what_needs_no_resampling_is_taken_as_it_is(tmp_path: Path) -> None:
+    tone = speech(2.0, 7)
+    written = (tone * 32767).astype(np.int16).astype(np.float32) / 32768
+    assert np.array_equal(heard(wav(tmp_path / "ready.wav", tone)), written)
+
+
 def test_sixteen_channels_at_192_kHz(tmp_path: Path) -> None:
     tone = (np.sin(np.arange(2 * 192_000) * 2 * np.pi * 440 / 192_000) * 0.5).astype(np.float32)
     sound = heard(wav(tmp_path / "wide.wav", tone, rate=192_000, channels=16))
