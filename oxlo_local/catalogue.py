@@ -89,6 +89,12 @@ class Model(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.kind in ("embedding", "rerank")
 
     @property
+    def companions(self) -> list[str]:
+        """The models of the catalogue that this one cannot run without: one that drafts for it, its LoRAs."""
+        draft = [] if self.options.draft is None or gguf.is_path(self.options.draft) else [self.options.draft]
+        return draft + [lora for lora in (self.image.loras or {}).values() if not diffuser.is_path(lora)]
+
+    @property
     def price_micros(self) -> int:
         """The flat price of one request, in micro-dollars."""
         return micros(self.price_usd or Decimal(0))
@@ -178,6 +184,11 @@ def servable(model: Model) -> None:
 
     Raises UnsupportedValue for a kind that it does not serve yet, ModelNotLoaded when the engine is not installed.
     """
+    if model.kind == "lora":
+        raise UnsupportedValue(
+            f"{model.id} is no model of its own, but low-rank weights for others: name it in the image.loras of one",
+            param="model",
+        )
     if model.kind not in SERVED_KINDS or model.engine is None:
         served = ", ".join(sorted(SERVED_KINDS))
         raise UnsupportedValue(
@@ -235,10 +246,7 @@ class Catalogue:
         for model in self.models.values():
             named += [(f"[models.{model.id}] fallback", model.fallback)] if model.fallback else []
             named += [(f"[models.{model.id}] instead", model.instead)] if model.instead else []
-            draft = model.options.draft
-            named += (
-                [(f"[models.{model.id}] options: draft", draft)] if draft and not gguf.is_path(draft) else []
-            )
+            named += [(f"[models.{model.id}] draft or loras", companion) for companion in model.companions]
         for place, target in named:
             if target not in self.models:
                 file = user_toml or "models.toml"
@@ -316,7 +324,7 @@ class Catalogue:
             return f"the file of {model.id} is missing: {model.file}"
         but = (
             ""
-            if model.kind in SERVED_KINDS
+            if model.kind in SERVED_KINDS or model.kind == "lora"
             else f", but this version of oxlo does not serve {model.kind} yet"
         )
         return f"{model.id} is not here; `oxlo pull {model.id}` fetches it{but}"
@@ -420,7 +428,7 @@ def _read_file(path: Path, *, files_in: Path) -> tuple[dict[str, Table], dict[st
         if isinstance(image := table.get("image"), dict):
             _place(image, ("config",), files_in)
             if isinstance(loras := image.get("loras"), dict):
-                _place(loras, tuple(loras), files_in)
+                _place(loras, [name for name, file in loras.items() if diffuser.is_path(str(file))], files_in)
     return tables, aliases
 
 

@@ -6,6 +6,7 @@ their names); one is enough. Pickled weights are never taken: unpickling runs wh
 
 import json
 import math
+import os
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -19,6 +20,11 @@ VARIANTS = (".fp16", ".bf16")
 CONFIGURATION = frozenset({".json", ".txt", ".model", ".jinja"})
 LEFT_OUT = frozenset({"safety_checker", "feature_extractor", "image_encoder"})  # they do not draw
 _LONGEST_HEADER = 100_000_000
+
+
+def is_path(name: str) -> bool:
+    """Whether the name of low-rank weights is that of a file, and not of a model in the catalogue."""
+    return name.endswith(WEIGHTS) or os.sep in name or "/" in name
 
 
 def parts(names: Iterable[str]) -> list[str]:

@@ -5,7 +5,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-Kind = Literal["chat", "embedding", "rerank", "speech", "image", "tts", "detection"]
+Kind = Literal["chat", "embedding", "rerank", "speech", "image", "lora", "tts", "detection"]
 Engine = Literal["text", "speech", "image"]
 Pooling = Literal["cls", "mean", "last"]
 Status = Literal["confirmed", "memory", "unconfirmed"]

@@ -84,7 +84,7 @@ def specs(
     """How to run them side by side on this machine.
 
     Raises ModelDoesNotFit with the sum for the first that cannot, BadRequest for an image encoder that is none,
-    ModelNotFound for a draft model that is not here.
+    ModelNotFound for a draft model or a LoRA that is not here.
     """
     return _placed(models, settings, machine, catalogue)[0]
 
@@ -115,7 +115,7 @@ def _spec(
         spec = WorkerSpec(model.id, model.engine, str(model.path), room.options(spoken))
         return spec, fit.less(machine, room)
     if model.engine == "image" and model.path is not None:
-        drawn = image(model, settings)
+        drawn = image(model, settings, catalogue)
         planned = image_plan(model, machine, drawn)
         spec = WorkerSpec(model.id, model.engine, str(model.path), planned.options(drawn))
         return spec, fit.less(machine, planned)
@@ -191,11 +191,16 @@ def speech(model: Model, settings: Settings) -> SpeechOptions:
     )
 
 
-def image(model: Model, settings: Settings) -> ImageOptions:
-    """An image model's own options with what the settings say on top."""
+def image(model: Model, settings: Settings, catalogue: Catalogue) -> ImageOptions:
+    """An image model's own options with what the settings say on top, and where its LoRAs lie."""
     own = model.image
+    files = {
+        name: lora if diffuser.is_path(lora) else str(catalogue.resolve(lora).model.path)
+        for name, lora in (own.loras or {}).items()
+    }
     return msgspec.structs.replace(
         own,
+        loras=files or None,
         threads=settings.threads or own.threads,
         device="cpu" if settings.gpu_layers == 0 else own.device,
     )

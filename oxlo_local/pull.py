@@ -125,19 +125,19 @@ class Pull:
             manifest = self._from_file(Path(name))
         else:
             manifest = self._from_catalogue(name)
-            self._with_draft(manifest.id)
+            self._with_companions(manifest.id)
         return self._told(manifest)
 
     def _told(self, manifest: Manifest) -> Manifest:
         self._tell(Pulled(manifest.id, str(manifest.path), manifest.bytes, manifest.quant, manifest.revision))
         return manifest
 
-    def _with_draft(self, model_id: str) -> None:
-        """Have the model here that drafts for another, if it is one of the catalogue."""
-        draft = self._catalogue.find(model_id).options.draft
-        if draft is not None and not gguf.is_path(draft) and self._catalogue.find(draft).path is None:
-            self._tell(Note(f"{draft} drafts for {model_id}"))
-            self._told(self._from_catalogue(draft))
+    def _with_companions(self, model_id: str) -> None:
+        """Have the models here that this one needs beside it."""
+        for companion in self._catalogue.find(model_id).companions:
+            if self._catalogue.find(companion).path is None:
+                self._tell(Note(f"{model_id} needs {companion} beside it"))
+                self._told(self._from_catalogue(companion))
 
     # -- the three forms ------------------------------------------------------------------------------------------
 
@@ -324,10 +324,11 @@ class Pull:
                 )
             )
         first = files[0].path
+        alone = first.suffix == ".gguf" or len(files) == 1
         return Manifest(
             id=wanted.model_id,
             source="hub",
-            path=first if first.suffix == ".gguf" else self._hub.folder(snapshot),
+            path=first if alone else self._hub.folder(snapshot),
             files=files,
             pulled="",
             repo=snapshot.repo,

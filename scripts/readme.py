@@ -192,7 +192,8 @@ def models() -> str:
             return "embedded"
         if model.refused is not None:
             return "cannot be had" + (f"; nearest: `{model.instead}`" if model.instead else "")
-        return f"`oxlo pull {model.id}`" + ("" if model.kind in SERVED_KINDS else " (not served yet)")
+        aside = "pulled along by image models" if model.kind == "lora" else "not served yet"
+        return f"`oxlo pull {model.id}`" + ("" if model.kind in SERVED_KINDS else f" ({aside})")
 
     catalogue = Catalogue.load(None, installed={})
     return rows(

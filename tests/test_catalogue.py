@@ -117,6 +117,12 @@ def test_the_embedded_models_context_is_its_files() -> None:
             assert model.context == model.geometry().context > 0, model.id
 
 
+def test_what_a_model_needs_beside_it_is_in_the_catalogue_and_of_its_kind() -> None:
+    assert SHIPPED.find("sdxl-lightning").companions == ["sdxl-lightning-lora"]
+    loras = {name for model in SHIPPED.models.values() if model.image.loras for name in model.companions}
+    assert loras == {model.id for model in SHIPPED.models.values() if model.kind == "lora"}
+
+
 def test_nothing_falls_back_unasked() -> None:
     assert all(model.fallback is None for model in SHIPPED.models.values())
 
@@ -124,6 +130,7 @@ def test_nothing_falls_back_unasked() -> None:
 def test_it_agrees_with_the_researchers_table(shared: Path) -> None:
     source = tomllib.loads((shared / "reference" / "catalogue.toml").read_text("utf-8"))
     ours = {"oxlo-demo", "oxlo-demo-speech", "oxlo-demo-image", "bge-reranker-v2-m3"}
+    ours |= {"sdxl-base", "sdxl-lightning-lora"}
     assert set(source["models"]) | set(source["hosted_only"]) | ours == set(SHIPPED.models)
     added = {"all-minilm": "all-minilm-l6-v2", "bge-reranker": "bge-reranker-v2-m3"}
     assert source["aliases"] | added == SHIPPED.aliases

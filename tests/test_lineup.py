@@ -160,6 +160,30 @@ def test_a_draft_counts(long_winded: Path, settings: Settings) -> None:
         specs([drafted], settings, machine(both * 0.7), known(drafted))
 
 
+def test_loras_are_files_or_models_of_the_catalogue(tmp_path: Path, settings: Settings) -> None:
+    folder, file = tmp_path / "drawn", tmp_path / "fast.safetensors"
+    random_diffuser.write(folder)
+    file.write_bytes(b"")
+    fast = Model(id="fast", kind="lora", engine="image", path=file, price_usd=PRICE)
+    loras = {"fast": "fast", "ink": "/ink.safetensors"}
+    drawn = Model(
+        id="drawn",
+        kind="image",
+        engine="image",
+        path=folder,
+        price_usd=PRICE,
+        image=ImageOptions(loras=loras),
+    )
+    (spec,) = specs([drawn], settings, machine(100), known(drawn, fast))
+    assert isinstance(spec.options, ImageOptions)
+    assert spec.options.loras == {"fast": str(file), "ink": "/ink.safetensors"}
+    away = msgspec.structs.replace(fast, path=None)
+    with pytest.raises(ModelNotFound, match="`oxlo pull fast` fetches it$"):
+        specs([drawn], settings, machine(100), known(drawn, away))
+    with pytest.raises(UnsupportedValue, match="no model of its own"):
+        chosen(known(drawn, fast), ["fast"])
+
+
 def test_a_speech_model_runs_as_its_entry_and_the_settings_say(tmp_path: Path, home: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"x" * 1000)
     own = SpeechOptions(batch=4, threads=3, longest=60.0)

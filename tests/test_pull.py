@@ -359,6 +359,39 @@ def test_a_draft_model_comes_along(desk: Desk, site: stand_in.Hub) -> None:
     assert [event.model for event in desk.told if isinstance(event, Pulled)] == ["tiny"]
 
 
+def test_low_rank_weights_come_along_and_are_there_once(desk: Desk, site: stand_in.Hub) -> None:
+    site.repositories["own/drawn"] = Repository(
+        {"model_index.json": b"{}", "unet/x.safetensors": b"x" * 3000}
+    )
+    site.repositories["own/fast"] = Repository({"fast_4.safetensors": b"y" * 400, "fast_8.safetensors": b"z"})
+    fast = """
+[models.drawn-fast]
+kind = "image"
+engine = "image"
+repo = "own/drawn"
+default_quant = "float16"
+image = { loras = { fast = "fast-lora" }, fused = ["fast"] }
+files.float16 = { bytes = 3_000, status = "confirmed", files = ["model_index.json", "*/*.safetensors"] }
+[models.fast-lora]
+kind = "lora"
+engine = "image"
+repo = "own/fast"
+default_quant = "float16"
+files.float16 = { bytes = 400, status = "confirmed", files = ["fast_4.safetensors"] }
+"""
+    desk.settings.user_models_toml.write_text(OWN_MODELS + fast)
+    manifest = desk.pull("drawn-fast")
+    assert [event.model for event in desk.told if isinstance(event, Pulled)] == ["fast-lora", "drawn-fast"]
+    lora = desk.store.manifest("fast-lora")
+    assert lora is not None and [file.name for file in lora.files] == ["fast_4.safetensors"]
+    assert lora.path.read_bytes() == b"y" * 400 and manifest.path.is_dir()
+    desk.told.clear()
+    desk.pull("drawn")
+    (chosen,) = [event for event in desk.told if isinstance(event, Chosen)]
+    assert chosen.missing == 0, "the base lies on the disk once"
+    assert desk.store.remove("drawn") == 0 and desk.store.remove("drawn-fast") == 3002
+
+
 def test_a_repository_may_not_take_the_name_of_another_model(desk: Desk, site: stand_in.Hub) -> None:
     site.repositories["evil/mistral-7b-GGUF"] = Repository({"m-Q4_K_M.gguf": SMALL})
     site.repositories["other/Tiny"] = Repository({"m-Q4_K_M.gguf": SMALL})

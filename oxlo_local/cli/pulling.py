@@ -57,8 +57,12 @@ def pull(name: str, *, as_json: bool, quiet: bool) -> None:
     if not as_json and not quiet:
         build = f"{manifest.quant}, " if manifest.quant else ""
         known = catalogue.models.get(manifest.id)
-        served = known is None or known.kind in SERVED_KINDS
-        then = f"oxlo serve {manifest.id}" if served else "this version of oxlo does not serve it yet"
+        kind = "chat" if known is None else known.kind
+        then = "this version of oxlo does not serve it yet"
+        if kind in SERVED_KINDS:
+            then = f"oxlo serve {manifest.id}"
+        elif kind == "lora":
+            then = "image models that name it are drawn with it"
         print(f"{manifest.id} is here ({build}{gigabytes(manifest.bytes)}): {then}")
 
 

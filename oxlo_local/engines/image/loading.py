@@ -69,8 +69,8 @@ def load(path: Path, options: ImageOptions) -> Loaded:
     loras = _take_loras(pipeline, options)
     kind = options.weights or "full"
     if kind != "full":
-        if options.loras:
-            raise LoadError(f"weights in {kind} take no LoRA: leave out loras, or weights")
+        if loras:
+            raise LoadError(f"weights in {kind} take no LoRA that calls name: leave out loras, or weights")
         for module in _modules(pipeline):
             shrink(module, kind)
     _arrange(pipeline, device, options.offload or "none")
@@ -241,6 +241,8 @@ def _take_loras(pipeline: Any, options: ImageOptions) -> dict[str, str]:
         adapters = [taken.pop(name) for name in options.fused]
         pipeline.fuse_lora(adapter_names=adapters)
         pipeline.delete_adapters(adapters)
+        if not taken:  # nothing is left of peft's layers then
+            pipeline.unload_lora_weights()
     return taken
 
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from oxlo_local.calls import ImageOptions
+from oxlo_local.engines.image import shrunk
 from oxlo_local.engines.image.loading import LoadError, classes, load
 from tests.engines.image import families, single
 
@@ -165,8 +166,9 @@ def test_loras_are_taken_by_name(tiny_folder: Path, tmp_path: Path) -> None:
     plain = load(tiny_folder, CPU)
     layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
     found = [each.first.unet.get_submodule(layer) for each in (plain, fused)]
-    weights = [getattr(each, "base_layer", each).weight for each in found]
-    assert float((weights[1] - weights[0]).detach().mean()) == pytest.approx(2 * 0.5 * 0.5, rel=1e-4)
+    assert float((found[1].weight - found[0].weight).detach().mean()) == pytest.approx(
+        2 * 0.5 * 0.5, rel=1e-4
+    )
 
 
 def test_loras_that_do_not_go_with_it_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
@@ -178,8 +180,21 @@ def test_loras_that_do_not_go_with_it_are_refused(tiny_folder: Path, tmp_path: P
     with pytest.raises(LoadError, match="fused names clay, which loras does not"):
         load(tiny_folder, ImageOptions(device="cpu", fused=["clay"]))
     file = lora_file(tmp_path / "ink.safetensors")
-    with pytest.raises(LoadError, match="take no LoRA"):
+    with pytest.raises(LoadError, match="take no LoRA that calls name"):
         load(tiny_folder, ImageOptions(device="cpu", loras={"ink": str(file)}, weights="int8"))
+
+
+def test_a_lora_that_is_part_of_the_model_is_so_in_small_weights_too(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shrunk, "LEAST", 64)
+    monkeypatch.setattr(shrunk, "GROUP", 32)
+    file = lora_file(tmp_path / "ink.safetensors")
+    options = ImageOptions(device="cpu", loras={"ink": str(file)}, fused=["ink"], weights="int8")
+    layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
+    plain, fused = (load(tiny_folder, each).first.unet.get_submodule(layer) for each in (CPU, options))
+    assert isinstance(fused, shrunk.Shrunk)
+    assert float((fused.weight - plain.weight).detach().mean()) == pytest.approx(2 * 0.5 * 0.5, rel=1e-2)
 
 
 def test_another_spacing_of_timesteps(tiny_folder: Path) -> None:
