@@ -4,7 +4,7 @@
     scripts/train_demo_text.py                    all steps: tokenizer, train, export, eval (100 minutes of training)
     scripts/train_demo_text.py eval               the score of the committed file on the held-out questions
     scripts/train_demo_text.py eval --held-out scripts/demo_text/fresh.toml
-    scripts/train_demo_text.py --check-overlap    shows that no held-out question was trained on
+    scripts/train_demo_text.py --check-overlap    what is left out of training because it is near to a held-out question
 
 A run that was stopped goes on from its checkpoint in --work when started again. Needs torch, tokenizers, gguf,
 jinja2 and llama-cpp-python.
@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from demo_training import command_line, parsed, say  # noqa: E402  # after the path that leads to it
 
 HELD_OUT = ROOT / "scripts" / "demo_text" / "held_out.toml"
+LEFT_OUT_SHARE = 0.0005  # of the conversations, at most, may hold a prompt near to a held-out question
 STEPS = ("tokenizer", "train", "export", "eval")
 
 
@@ -51,16 +52,20 @@ def arguments() -> argparse.Namespace:
 
 
 def check_overlap(seed: int, count: int, path: Path) -> int:
-    """Prints every overlap; exit code 1 if there is one."""
+    """Prints which prompts are near to a held-out question, and so left out of the training; exit code 1 if that are
+    many: the text knows a question then, where a rare chain of synonyms is to be expected.
+    """
     from demo_text.conversations import conversation
     from demo_text.held_out import held_out, overlaps
 
     questions = held_out(path)
     found = overlaps(questions, (conversation(seed, number) for number in range(count)))
     for question, prompt in found:
-        print(f"{question!r} is too near to the training prompt {prompt!r}")
-    print(f"{len(questions)} held-out questions, {count} training conversations, {len(found)} overlaps")
-    return 1 if found else 0
+        print(f"{question!r} is too near to the prompt {prompt!r}")
+    print(
+        f"{len(questions)} held-out questions; {len(found)} prompts of {count} conversations are left out of training"
+    )
+    return 1 if len(found) > count * LEFT_OUT_SHARE else 0
 
 
 def print_samples(seed: int) -> None:

@@ -62,16 +62,16 @@ def test_a_command_that_does_not_exist_would_be_noticed(line: str) -> None:
     assert refusal(line) is not None
 
 
-def test_no_held_out_question_is_near_to_the_training_text() -> None:
+def test_prompts_near_to_a_held_out_question_are_few_and_left_out_of_training() -> None:
     done = train_demo_text("--check-overlap", "--conversations", "15000")
     assert done.returncode == 0, done.stdout + done.stderr
     questions = int(done.stdout.split(" held-out questions")[0].splitlines()[-1])
     assert questions >= 100
 
 
-def test_a_question_that_was_trained_on_would_be_noticed(tmp_path: Path) -> None:
+def test_a_question_that_the_training_text_knows_would_be_noticed(tmp_path: Path) -> None:
     known = tmp_path / "known.toml"
-    known.write_text('[[question]]\nask = "What is the capital of Portugal?"\nmust = ["Lisbon"]\n')
+    known.write_text('[[question]]\nask = "And the capital of Norway?"\nmust = ["Oslo"]\n')
     done = train_demo_text("--check-overlap", "--conversations", "15000", "--held-out", str(known))
     assert done.returncode == 1
     assert "too near" in done.stdout
