@@ -105,7 +105,7 @@ def _nucleus(values: F32, top_p: float) -> Ids:
     goal = top_p * float(weights.sum(dtype=np.float64))
     count = min(FIRST_NUCLEUS, len(weights))
     while True:
-        best = largest(weights, count)
+        best = largest(weights, count) if count < len(weights) else np.arange(count)
         best = best[np.argsort(-weights[best], kind="stable")]
         sums = np.cumsum(weights[best], dtype=np.float64)
         if sums[-1] >= goal or count == len(weights):
