@@ -171,6 +171,29 @@ def test_loras_are_taken_by_name(tiny_folder: Path, tmp_path: Path) -> None:
     )
 
 
+def test_sdxl_takes_a_lora_in_the_form_of_other_programs_as_part_of_it(tmp_path: Path) -> None:
+    """Lightning's is one: its names have underscores for dots, its matrices are called down, up and alpha."""
+    families.write(tmp_path / "xl", "sdxl")
+    plain = load(tmp_path / "xl", CPU)
+    layer = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_v"
+    before = plain.first.unet.get_submodule(layer).weight.detach()
+    name = f"lora_unet_{layer.replace('.', '_')}"
+    weights = {
+        f"{name}.lora_down.weight": torch.full((2, before.shape[1]), 0.5),
+        f"{name}.lora_up.weight": torch.full((before.shape[0], 2), 0.5),
+        f"{name}.alpha": torch.tensor(1.0),  # half of the rank: so much of the product is added
+    }
+    file = tmp_path / "fast.safetensors"
+    save_file(weights, file)
+    options = ImageOptions(
+        device="cpu", loras={"fast": str(file)}, fused=["fast"], spacing="trailing", steps=4
+    )
+    fused = load(tmp_path / "xl", options)
+    after = fused.first.unet.get_submodule(layer).weight.detach()
+    assert torch.allclose(after - before, torch.full_like(before, 0.25), atol=1e-5)
+    assert fused.loras == {} and fused.first.scheduler.config.timestep_spacing == "trailing"
+
+
 def test_loras_that_do_not_go_with_it_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(LoadError, match="there is no file"):
         load(tiny_folder, ImageOptions(device="cpu", loras={"ink": str(tmp_path / "gone.safetensors")}))
