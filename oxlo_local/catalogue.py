@@ -26,6 +26,7 @@ from oxlo_local.limits import price_of
 
 # The kinds that have an endpoint.
 SERVED_KINDS: frozenset[Kind] = frozenset({"chat", "embedding", "rerank", "speech", "image"})
+LORA: Kind = "lora"  # no model of its own: named by image models, pulled along with them
 # What an engine imports in its worker. The extra that installs it has the engine's name.
 EXTRAS: dict[Engine, tuple[str, ...]] = {
     "text": ("llama_cpp",),
@@ -184,7 +185,7 @@ def servable(model: Model) -> None:
 
     Raises UnsupportedValue for a kind that it does not serve yet, ModelNotLoaded when the engine is not installed.
     """
-    if model.kind == "lora":
+    if model.kind == LORA:
         raise UnsupportedValue(
             f"{model.id} is no model of its own, but low-rank weights for others: name it in the image.loras of one",
             param="model",
@@ -324,7 +325,7 @@ class Catalogue:
             return f"the file of {model.id} is missing: {model.file}"
         but = (
             ""
-            if model.kind in SERVED_KINDS or model.kind == "lora"
+            if model.kind in SERVED_KINDS | {LORA}
             else f", but this version of oxlo does not serve {model.kind} yet"
         )
         return f"{model.id} is not here; `oxlo pull {model.id}` fetches it{but}"

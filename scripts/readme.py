@@ -13,7 +13,7 @@ from pathlib import Path
 import typer.main
 
 from oxlo_local.api.app import ROUTES
-from oxlo_local.catalogue import SERVED_KINDS, Catalogue, Model
+from oxlo_local.catalogue import LORA, SERVED_KINDS, Catalogue, Model
 from oxlo_local.cli import app
 from oxlo_local.config import SETTINGS
 from oxlo_local.errors import Cancelled, OxloError, every_error
@@ -192,7 +192,7 @@ def models() -> str:
             return "embedded"
         if model.refused is not None:
             return "cannot be had" + (f"; nearest: `{model.instead}`" if model.instead else "")
-        aside = "pulled along by image models" if model.kind == "lora" else "not served yet"
+        aside = "pulled along by image models" if model.kind == LORA else "not served yet"
         return f"`oxlo pull {model.id}`" + ("" if model.kind in SERVED_KINDS else f" ({aside})")
 
     catalogue = Catalogue.load(None, installed={})

@@ -7,7 +7,7 @@ from starlette.responses import Response
 from oxlo_local import lineup
 from oxlo_local.api.exchange import State, exchange_of
 from oxlo_local.calls import ImageFacts
-from oxlo_local.catalogue import Model
+from oxlo_local.catalogue import LORA, Model
 from oxlo_local.protocol import models as wire
 from oxlo_local.protocol.dialect import ANTHROPIC
 from oxlo_local.protocol.images.request import named
@@ -25,8 +25,8 @@ _STATUS: dict[str, wire.Status] = {
 
 
 async def listing(state: State, request: Request) -> Response:
-    """All models that are here: embedded, pulled or attached."""
-    items = [_item(state, model) for model in state.catalogue.here()]
+    """All models that are here: embedded, pulled or attached. LoRAs are not listed: they are parts of others."""
+    items = [_item(state, model) for model in state.catalogue.here() if model.kind != LORA]
     if exchange_of(request).dialect is ANTHROPIC:
         return _json(anthropic.listing(items, request.query_params))
     return _json(wire.listing(items))

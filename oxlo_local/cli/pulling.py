@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.table import Column
 
-from oxlo_local.catalogue import SERVED_KINDS
+from oxlo_local.catalogue import LORA, SERVED_KINDS
 from oxlo_local.cli.shelf import opened
 from oxlo_local.config import load
 from oxlo_local.fit import gigabytes
@@ -57,12 +57,12 @@ def pull(name: str, *, as_json: bool, quiet: bool) -> None:
     if not as_json and not quiet:
         build = f"{manifest.quant}, " if manifest.quant else ""
         known = catalogue.models.get(manifest.id)
-        kind = "chat" if known is None else known.kind
-        then = "this version of oxlo does not serve it yet"
-        if kind in SERVED_KINDS:
+        if known is None or known.kind in SERVED_KINDS:
             then = f"oxlo serve {manifest.id}"
-        elif kind == "lora":
+        elif known.kind == LORA:
             then = "image models that name it are drawn with it"
+        else:
+            then = "this version of oxlo does not serve it yet"
         print(f"{manifest.id} is here ({build}{gigabytes(manifest.bytes)}): {then}")
 
 

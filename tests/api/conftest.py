@@ -56,6 +56,7 @@ def catalogue() -> Catalogue:
         ),
         Model(id="idle", path=here, price_usd=Decimal("0.0010")),
         Model(id="ear", path=here, kind="speech", engine="speech", price_usd=Decimal("0.0010")),
+        Model(id="ink", path=here, kind="lora", engine="image", price_usd=Decimal("0.0010")),
         Model(id="far-away", price_usd=Decimal("0.0010")),
         Model(id="too-big", price_usd=Decimal("0.0010"), fallback="echo"),
     ]

@@ -42,10 +42,8 @@ BATCH = {"cpu": 8, "cuda": 16}  # chunks
 PARALLEL = {"cpu": 8, "cuda": 32}  # files
 LONGEST = 24 * 3600.0  # seconds of a file
 READERS = 4
-MOMENT, LINGER = (
-    0.25,
-    1.0,
-)  # seconds that a batch that is not full waits at most, and no longer than a usual step
+# Seconds that a batch that is not full waits at most, for clips and for long files; and no longer than a usual step.
+MOMENT, LINGER = 0.25, 1.0
 REST = 0.05  # seconds between two looks at what was read
 NICE = 5  # the gateway goes first
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from oxlo_local import random_diffuser
 from oxlo_local.calls import ImageOptions
-from oxlo_local.engines.image import shrunk
 from oxlo_local.engines.image.loading import LoadError, classes, load
+from oxlo_local.engines.image.shrunk import Shrunk
 from tests.engines.image import families, single
 
 CPU = ImageOptions(device="cpu")
@@ -21,12 +22,12 @@ def copy(tiny_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_folder, tmp_path / "copy"))
 
 
-def lora_file(path: Path, width: int = 32, random: float = 0.0) -> Path:
+def lora_file(path: Path, width: int = 32, height: int = 16, random: float = 0.0) -> Path:
     """A LoRA of rank 2 for the text that the first level of the network looks at: halves everywhere, or `random`."""
     name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
     noise = torch.Generator().manual_seed(0)
     down = torch.randn(2, width, generator=noise) * random if random else torch.full((2, width), 0.5)
-    save_file({f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": torch.full((16, 2), 0.5)}, path)
+    save_file({f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": torch.full((height, 2), 0.5)}, path)
     return path
 
 
@@ -207,16 +208,14 @@ def test_loras_that_do_not_go_with_it_are_refused(tiny_folder: Path, tmp_path: P
         load(tiny_folder, ImageOptions(device="cpu", loras={"ink": str(file)}, weights="int8"))
 
 
-def test_a_lora_that_is_part_of_the_model_is_so_in_small_weights_too(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shrunk, "LEAST", 64)
-    monkeypatch.setattr(shrunk, "GROUP", 32)
-    file = lora_file(tmp_path / "ink.safetensors")
+def test_a_lora_that_is_part_of_the_model_is_so_in_small_weights_too(tmp_path: Path) -> None:
+    wide = tmp_path / "wide"
+    random_diffuser.write(wide, random_diffuser.Shape(text_width=1024, unet=(64, 64), head=32, groups=8))
+    file = lora_file(tmp_path / "ink.safetensors", width=1024, height=64)
     options = ImageOptions(device="cpu", loras={"ink": str(file)}, fused=["ink"], weights="int8")
     layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v"
-    plain, fused = (load(tiny_folder, each).first.unet.get_submodule(layer) for each in (CPU, options))
-    assert isinstance(fused, shrunk.Shrunk)
+    plain, fused = (load(wide, each).first.unet.get_submodule(layer) for each in (CPU, options))
+    assert isinstance(fused, Shrunk)
     assert float((fused.weight - plain.weight).detach().mean()) == pytest.approx(2 * 0.5 * 0.5, rel=1e-2)
 
 
