@@ -221,6 +221,8 @@ def test_bad_input_that_announces_more_than_two_gigabytes_is_not_waited_for(ears
         length = f"content-length: {2 * 1024**3 + 1}"
         link.sendall("\r\n".join((f"POST {HEAR} HTTP/1.1", "host: localhost", kind, length, "", "")).encode())
         answer = link.recv(65536)
+        if b"max_upload_bytes" not in answer:  # head and body may come apart
+            answer += link.recv(65536)
     assert answer.startswith(b"HTTP/1.1 413 ") and b"max_upload_bytes" in answer and not left(ears)
 
 
