@@ -192,7 +192,10 @@ def encoded(plan: Plan, prompt: str, max_tokens: int | None = None) -> bytes:
 
 @dataclass
 class Sample:
-    """One request as this process saw it; times in seconds of one clock. `error` is the code it failed with."""
+    """One request as this process saw it; times in seconds of one clock.
+
+    `error` is the code it failed with, `reason` the words beside it.
+    """
 
     label: str
     asked: float
@@ -200,6 +203,7 @@ class Sample:
     ended: float = 0.0
     usage: ChatUsage = ChatUsage()
     error: str | None = None
+    reason: str = ""
 
     def take(self, chunk: Chunk) -> None:
         """A chunk has arrived."""
@@ -216,9 +220,9 @@ async def measure(connection: StreamConnection, ask: Ask, patience: float) -> Sa
         async with asyncio.timeout(patience):
             await connection.chat(ask.body, sample.take, ask.path)
     except OxloError as error:
-        sample.error = error.code
+        sample.error, sample.reason = error.code, error.message
     except TimeoutError:
-        sample.error = "client_timeout"
+        sample.error, sample.reason = "client_timeout", f"no whole answer within {patience:g} s"
     sample.ended = time.perf_counter()
     return sample
 

@@ -77,7 +77,7 @@ class Shape:
 SHAPES = {
     "tiny": Shape(),
     # The layers of SmolLM2-135M, 18 of its 30, under Qwen's vocabulary size: 151 M weights.
-    "150m": Shape(d=576, layers=18, heads=9, kv_heads=3, ff=1536, vocab=151_936, context=8192, tied=True),
+    "150m": Shape(d=576, layers=18, heads=9, kv_heads=3, ff=1536, vocab=151_936, context=16_384, tied=True),
     # Qwen2.5-0.5B, Llama-3.1-8B and Qwen2.5-32B, as their configurations give them.
     "0.5b": Shape(d=896, layers=24, heads=14, kv_heads=2, ff=4864, vocab=151_936, context=32_768, tied=True),
     "8b": Shape(d=4096, layers=32, heads=32, kv_heads=8, ff=14_336, vocab=128_256, context=131_072),

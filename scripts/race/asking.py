@@ -79,7 +79,7 @@ async def many(racer: Racer, asks: list[Ask], clients: int) -> Round:
 def checked(racer: Racer, sample: Sample) -> Sample:
     """The sample, unless it failed. A random model may end an answer before its first token: that is no failure."""
     if sample.error is not None:
-        raise RaceFailed(f"{racer.name} failed a request: {sample.error}")
+        raise RaceFailed(f"{racer.name} failed a request: {sample.error}: {sample.reason}")
     return sample
 
 
