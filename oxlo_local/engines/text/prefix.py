@@ -13,7 +13,8 @@ looks for the longest common prefix over *all* slots, idle and running:
    only an idle neighbour of one is taken. What was cached there moves to the idle slot used longest ago, if that one is
    older; a conversation stays where it is, gap or not, rather than cost another one its cache. A copy costs memory
    bandwidth once, a gap costs a pass over the model's weights in every step. And since libllama copies such a cache
-   whole, however little of it is wanted, a few tokens (the template's first ones, as a rule) are computed instead.
+   whole, however little of it is wanted, a few tokens (the template's first ones, as a rule) are computed instead,
+   unless the slot happens to hold them itself.
 
 At least one token of the prompt is always computed, since its logits are wanted. The number of slots is small (256 at
 most), so comparing token lists beats keeping a tree: a list comparison runs at memory speed.
@@ -117,7 +118,8 @@ def place(
     if whole and (start in near or spoils):
         return Place(start.index, start.index, keep)
     if packed and keep < WORTH_COPYING and target is not start:
-        return Place(target.index, target.index, 0, refuge)
+        there = shared(target.tokens)
+        return Place(target.index, target.index, there if holds(target, there) else 0, refuge)
     return Place(target.index, start.index, keep, refuge, moved=whole)
 
 

@@ -109,6 +109,16 @@ def test_packed_a_few_tokens_are_computed_rather_than_copied() -> None:
     assert place([*range(WORTH_COPYING), 777], table, anything, packed=True) == Place(1, 0, WORTH_COPYING)
 
 
+def test_packed_a_few_tokens_stay_where_the_slot_holds_them_itself() -> None:
+    table = slots(list(range(50)), [0, 1, 2, *[7] * 50])
+    tokens = [*range(WORTH_COPYING - 1), 777]
+    table[0].used = 9  # so that slot 1 is the one used longest ago
+    assert place(tokens, table, anything, packed=True) == Place(1, 1, 3)
+    assert place(tokens, table, lambda slot, keep: slot.index == 0, packed=True) == Place(1, 1, 0), (
+        "a cache that cannot be cut there"
+    )
+
+
 def test_packed_a_conversation_moves_next_to_the_running_one() -> None:
     conversation = list(range(50))
     table = [Slot(0, [8], running=True, target=[8, 9]), Slot(1), Slot(2), Slot(3, conversation, used=4)]
