@@ -90,7 +90,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = None
     threads: Annotated[Count | None, about("engine threads")] = None
     batch: Annotated[Count | None, about("most tokens in one engine step")] = None
-    chunk: Annotated[Count | None, about("prefill tokens in a step beside running sequences")] = None
+    chunk: Annotated[
+        Count | None,
+        about(
+            "prefill tokens in a step beside sequences that are past their first token; fewer, and of equal time, far "
+            "into a long prompt"
+        ),
+    ] = None
     kv_layout: Annotated[
         Literal["streams", "unified"] | None,
         about("KV cache: a stream for each sequence, or one pool for all"),

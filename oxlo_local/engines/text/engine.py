@@ -46,12 +46,12 @@ from oxlo_local.calls import (
 )
 from oxlo_local.engines import Progress
 from oxlo_local.engines.questions import Questions
-from oxlo_local.engines.text.batcher import Piece, Work, graphs, plan
+from oxlo_local.engines.text.batcher import Piece, graphs, plan
 from oxlo_local.engines.text.cache import Cache
 from oxlo_local.engines.text.grammar import Grammars
 from oxlo_local.engines.text.intake import Intake, Reading
 from oxlo_local.engines.text.llama import CacheFull, DecodeFailed, Llama, Row
-from oxlo_local.engines.text.measure import fewest_together
+from oxlo_local.engines.text.measure import fewest_together, halfway
 from oxlo_local.engines.text.prefix import Follow, Place, Slot
 from oxlo_local.engines.text.reading import Reader
 from oxlo_local.engines.text.sampling import Sampler, logprob, unscored
@@ -92,6 +92,7 @@ class TextEngine:
         self._questions = Questions(self._llama, self._reader.prompt_of, self._reader.count)
         self._answered = False
         self._together = self._llama.options.together or fewest_together(self._llama, len(self._cache.slots))
+        self._halfway = halfway(self._llama)
         self._speculation = open_speculation(self._llama, self._together)
         self._arrivals = count()
         self._strayed = 0
@@ -152,8 +153,7 @@ class TextEngine:
         self._admit()
         if self._speculation is not None:
             self._speculation.propose(self._running.values())
-        works = self._works()
-        pieces = plan(works, batch=self._llama.options.batch or 1, chunk=self._llama.options.chunk or 1)
+        pieces = self._plan()
         with self._sight.crossing.step() if self._sight is not None and pieces else nullcontext():
             for graph in graphs(pieces, self._together, mixed=self._llama.mixes):
                 self._compute(self._still(graph))
@@ -298,12 +298,18 @@ class TextEngine:
 
     # -- computing ----------------------------------------------------------------------------------------------------
 
-    def _works(self) -> list[Work]:
+    def _plan(self) -> list[Piece]:
         whole = self._llama.eye is not None and self._llama.eye.whole
-        return [
+        works = [
             sequence.work(self._stops.get(slot), whole=whole)
             for slot, sequence in sorted(self._running.items(), key=lambda item: item[1].arrival)
         ]
+        options = self._llama.options
+        pieces = plan(works, batch=options.batch or 1, chunk=options.chunk or 1, halfway=self._halfway)
+        computed = {piece.slot for piece in pieces}
+        for slot, sequence in self._running.items():
+            sequence.passed = 0 if slot in computed else sequence.passed + 1
+        return pieces
 
     def _still(self, pieces: Iterable[Piece]) -> list[Piece]:
         """Those that stand as planned: a failure takes all choices of its request along, a preemption clears a slot."""

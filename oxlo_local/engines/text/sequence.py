@@ -86,6 +86,7 @@ class Sequence:
     guess: Guess | None = None  # of what comes behind its newest token, within one step
     sampler: Sampler | None = None  # made when the sequence first gets a slot
     slot: Slot | None = None
+    passed: int = 0  # steps in a row in which others were computed and it was not
     follow: Follow | None = None
     leader: "Sequence | None" = None
     echo: str | None = None  # the prompt's text, still to be emitted
@@ -135,11 +136,13 @@ class Sequence:
             length,
             stop=min(length if stop is None else stop, boundary(self.images, computed) or length),
             generating=self.generating,
+            fresh=self.generating and self.generated == 1,
             every_logit=self.scores_prompt,
             image=image,
             whole=image and whole,
             lag=lag(self.images, computed),
             guess=0 if self.guess is None else len(self.guess.tokens),
+            passed=self.passed,
         )
 
     def rows(self, piece: Piece) -> tuple[F32, I32 | None]:

@@ -1,17 +1,19 @@
 """The plan of a step: who gets how many tokens."""
 
+import math
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oxlo_local.engines.text.batcher import SCORED, Piece, Work, graphs, plan
+from oxlo_local.engines.text.batcher import BURST, SCORED, TILE, Piece, Work, graphs, plan
 
 
 def prompt(slot: int, length: int, *, computed: int = 0, stop: int | None = None) -> Work:
     return Work(slot, computed, length, length if stop is None else stop, generating=False)
 
 
-def generating(slot: int, length: int = 10) -> Work:
-    return Work(slot, length - 1, length, length, generating=True)
+def generating(slot: int, length: int = 10, *, fresh: bool = False) -> Work:
+    return Work(slot, length - 1, length, length, generating=True, fresh=fresh)
 
 
 def counts(pieces: list[Piece]) -> dict[int, int]:
@@ -27,6 +29,32 @@ def test_a_prompt_alone_gets_the_whole_batch() -> None:
     assert counts(plan([prompt(3, 1000)], batch=512, chunk=64)) == {3: 512}
 
 
+def test_second_tokens_wait_for_the_prompts_that_came_with_theirs() -> None:
+    assert counts(plan([generating(0, fresh=True), prompt(1, 300)], batch=512, chunk=64)) == {1: 300}
+
+
+def test_no_later_token_waits_for_more_than_a_chunk() -> None:
+    works = [generating(0, fresh=True), generating(2), prompt(1, 300)]
+    assert counts(plan(works, batch=512, chunk=64)) == {0: 1, 1: 64, 2: 1}
+
+
+def test_no_second_token_waits_for_a_long_prompt() -> None:
+    works = [generating(0, fresh=True), prompt(1, 600, computed=500)]
+    assert counts(plan(works, batch=512, chunk=64)) == {0: 1, 1: 64}
+
+
+def test_newcomers_end_a_burst_in_time() -> None:
+    begun = [generating(slot, 100, fresh=True) for slot in range(BURST // 100)]
+    newcomer = prompt(90, 100)
+    assert counts(plan([*begun[1:], newcomer], batch=512, chunk=64)) == {90: 100}
+    assert counts(plan([*begun, newcomer], batch=512, chunk=64))[0] == 1
+
+
+def test_second_tokens_wait_for_no_prompt_that_cannot_go_on() -> None:
+    works = [generating(0, fresh=True), prompt(1, 300, computed=120, stop=120)]
+    assert counts(plan(works, batch=512, chunk=64)) == {0: 1}
+
+
 def test_only_the_last_piece_of_a_prompt_has_logits() -> None:
     assert plan([prompt(0, 600)], batch=512, chunk=64)[0].outputs == "none"
     assert plan([prompt(0, 600, computed=512)], batch=512, chunk=64) == [Piece(0, 512, 88, "last")]
@@ -39,13 +67,65 @@ def test_short_prompts_go_first_in_order_of_arrival() -> None:
 
 def test_a_long_prompt_keeps_a_quarter_beside_short_ones() -> None:
     works = [prompt(0, 8000), *(prompt(slot, 100) for slot in range(1, 9))]
-    shares = counts(plan(works, batch=400, chunk=64))
-    assert shares[0] >= 100
+    shares = counts(plan(works, batch=512, chunk=64))
+    assert shares[0] >= 128
     assert shares[1] == shares[2] == 100
 
 
 def test_long_prompts_share_evenly() -> None:
-    assert counts(plan([prompt(0, 8000), prompt(1, 9000)], batch=400, chunk=64)) == {0: 200, 1: 200}
+    assert counts(plan([prompt(0, 8000), prompt(1, 9000)], batch=512, chunk=64)) == {0: 256, 1: 256}
+    assert counts(plan([prompt(0, 8000), prompt(1, 9000)], batch=80, chunk=64)) == {0: 64}, (
+        "half tiles are dear"
+    )
+
+
+def test_a_chunk_takes_as_long_at_the_end_of_a_prompt_as_at_its_beginning() -> None:
+    def read(computed: int) -> int:
+        works = [prompt(0, 9000, computed=computed), generating(1)]
+        return counts(plan(works, batch=512, chunk=256, halfway=1000.0))[0]
+
+    assert [read(computed) for computed in (0, 300, 1000, 3000)] == [256, 192, 128, 64]
+    assert read(8000) == TILE, "fewer take no less time"
+    assert counts(plan([prompt(0, 9000, computed=1000)], batch=512, chunk=256, halfway=1000.0)) == {0: 256}
+
+
+def test_a_short_rest_far_into_a_prompt_counts_as_what_it_costs() -> None:
+    rest, new, other = prompt(0, 3100, computed=3000), prompt(1, 110), generating(2)
+    pieces = counts(plan([rest, new, other], batch=512, chunk=256, halfway=1000.0))
+    assert pieces == {1: 110, 2: 1}, "100 tokens at a depth of 3,000 are dearer than what is left"
+    assert counts(plan([rest, other], batch=512, chunk=256, halfway=1000.0)) == {0: TILE, 2: 1}
+
+
+def test_short_prompts_pass_a_deep_one_by_until_its_tile_is_a_quarter_of_the_time() -> None:
+    def read(passed: int) -> dict[int, int]:
+        deep = Work(0, 5000, 9000, 9000, generating=False, passed=passed)
+        works = [deep, *(prompt(slot, 110) for slot in range(1, 5)), generating(9)]
+        return counts(plan(works, batch=512, chunk=256, halfway=1000.0))
+
+    assert read(0) == read(4) == {1: 110, 2: 110, 9: 1}
+    assert read(5) == {0: TILE, 1: 110, 2: 82, 9: 1}, "6 x 64 tokens' time since, and a tile costs as much"
+
+
+def test_a_deep_prompt_takes_what_short_ones_leave_where_a_tile_fits() -> None:
+    works = [prompt(0, 9000, computed=1000), prompt(1, 60), generating(2)]
+    assert counts(plan(works, batch=512, chunk=256, halfway=1000.0)) == {0: TILE, 1: 60, 2: 1}
+
+
+def test_a_stream_of_short_prompts_leaves_a_deep_one_a_quarter_of_the_time() -> None:
+    computed, passed, spent, steps = 4000, 0, 0.0, 400
+    for _ in range(steps):
+        deep = Work(0, computed, 99_000, 99_000, generating=False, passed=passed)
+        stream = [prompt(slot, 110) for slot in range(1, 5)]
+        count = counts(plan([deep, *stream, generating(9)], batch=512, chunk=256, halfway=1000.0)).get(0, 0)
+        passed = 0 if count else passed + 1
+        spent += count * (1 + computed / 1000)
+        computed += count
+    assert 0.9 <= spent / (steps * 256 / 4) <= 1.1
+
+
+def test_chunks_smaller_than_a_tile_stay_as_small_as_they_were_asked_for() -> None:
+    works = [prompt(0, 9000, computed=8000), generating(1)]
+    assert counts(plan(works, batch=512, chunk=10, halfway=1000.0)) == {0: 10, 1: 1}
 
 
 def test_a_prefill_pauses_where_a_follower_wants_to_copy() -> None:
@@ -99,26 +179,31 @@ def test_a_prompts_last_token_is_computed_with_many_next_ones() -> None:
     st.lists(st.tuples(st.booleans(), st.integers(1, 3000), st.integers(0, 3000)), min_size=1, max_size=12),
     st.integers(24, 600),
     st.integers(1, 200),
+    st.sampled_from([math.inf, 3000.0, 50.0]),
 )
 def test_a_plan_keeps_its_budget_and_moves_everybody_forward(
-    shapes: list[tuple[bool, int, int]], batch: int, chunk: int
+    shapes: list[tuple[bool, int, int]], batch: int, chunk: int, halfway: float
 ) -> None:
     works = [
         generating(slot, length + 1) if running else prompt(slot, length, computed=min(computed, length - 1))
         for slot, (running, length, computed) in enumerate(shapes)
     ]
-    pieces = plan(works, batch=batch, chunk=chunk)
+    pieces = plan(works, batch=batch, chunk=chunk, halfway=halfway)
     by_slot = {work.slot: work for work in works}
-    prefill = sum(piece.count for piece in pieces if not by_slot[piece.slot].generating)
+    prompts = [piece for piece in pieces if not by_slot[piece.slot].generating]
+    costs = [piece.count * (1 + piece.start / halfway) for piece in prompts]
+    tiles = [cost for piece, cost in zip(prompts, costs, strict=True) if piece.count <= TILE]
     decoding = [work for work in works if work.generating]
     assert [piece.slot for piece in pieces] == sorted({piece.slot for piece in pieces})
     assert sum(piece.count for piece in pieces) <= batch
     assert all(counts(pieces)[work.slot] == 1 for work in decoding)
-    assert not decoding or prefill <= chunk
+    room = chunk if decoding else batch
+    assert sum(piece.count for piece in prompts) <= room
+    assert sum(costs) - max(tiles, default=0) <= room, "one deep tile may cost more than is left"
     assert all(piece.count >= 1 for piece in pieces)
     assert all(piece.start + piece.count <= by_slot[piece.slot].length for piece in pieces)
     if len(decoding) < len(works):
-        assert prefill > 0, "some prompt moves forward in every step"
+        assert prompts, "some prompt moves forward in every step"
     computed: dict[int, list[int]] = {piece.slot: [] for piece in pieces}
     for graph in graphs(pieces, 3):
         assert [piece.slot for piece in graph] == sorted({piece.slot for piece in graph})
@@ -126,6 +211,44 @@ def test_a_plan_keeps_its_budget_and_moves_everybody_forward(
         for piece in graph:
             computed[piece.slot] += range(piece.start, piece.start + piece.count)
     assert all(computed[piece.slot] == [*range(piece.start, piece.start + piece.count)] for piece in pieces)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(1, 400), st.integers(1, 6)), min_size=1, max_size=12),
+    st.sampled_from([64, 256, 512]),
+)
+def test_a_burst_ends_and_later_tokens_wait_for_a_chunk_only(
+    arrivals: list[tuple[int, int, int]], batch: int
+) -> None:
+    chunk, step = 32, 0
+    computed = [0] * len(arrivals)
+    drawn = [0] * len(arrivals)
+    waited = [0] * len(arrivals)  # tokens of prompts since its last token
+    while any(count < answer for count, (_, _, answer) in zip(drawn, arrivals, strict=True)):
+        works = [
+            Work(
+                slot,
+                computed[slot],
+                length + drawn[slot],
+                length + drawn[slot],
+                generating=drawn[slot] > 0,
+                fresh=drawn[slot] == 1,
+            )
+            for slot, (arrival, length, answer) in enumerate(arrivals)
+            if arrival <= step and drawn[slot] < answer
+        ]
+        pieces = plan(works, batch=batch, chunk=chunk)
+        assert pieces or not works
+        read = sum(piece.count for piece in pieces if drawn[piece.slot] == 0)
+        for piece in pieces:
+            computed[piece.slot] += piece.count
+        for work in works:
+            waited[work.slot] += read if work.generating else 0
+            assert waited[work.slot] <= (BURST if work.fresh else chunk)
+            if computed[work.slot] == work.length:
+                drawn[work.slot] += 1
+                waited[work.slot] = 0
+        step += 1
 
 
 # -- guesses ----------------------------------------------------------------------------------------------------------

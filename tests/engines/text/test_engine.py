@@ -161,6 +161,24 @@ def test_a_long_prompt_delays_nobody_by_more_than_a_chunk(make_engine: MakeEngin
     assert "long" in answers.ends
 
 
+def test_a_stream_of_short_prompts_does_not_keep_a_long_one_waiting(make_engine: MakeEngine) -> None:
+    engine = make_engine(ctx=2048, batch=128, chunk=128, parallel=4)
+    answers = Answers()
+    engine.submit(call("long", tokens(1800, seed=1), 1, logprobs=None))
+    read, waited = 0, 0
+    for number in range(4000):
+        engine.submit(call(f"short {number}", tokens(90, seed=number), 1, logprobs=None))
+        answers.take(engine.step())
+        long = next((each for each in engine._running.values() if each.request.call.id == "long"), None)
+        if long is None or long.slot is None or "long" in answers.ends:
+            break
+        waited = waited + 1 if len(long.slot.tokens) == read else 0
+        read = len(long.slot.tokens)
+        assert waited <= 24, "a tile costs eleven times what it does at the beginning: a quarter of 22 steps"
+    assert "long" in answers.ends
+    assert sum(id.startswith("short") for id in answers.ends) > 200, "and they were answered meanwhile"
+
+
 def test_new_requests_join_and_finished_ones_leave_between_steps(make_engine: MakeEngine) -> None:
     engine = make_engine(parallel=2)
     calls = [call(f"q{i}", tokens(5, seed=i), 3 + i) for i in range(6)]
