@@ -8,8 +8,8 @@ in order:
 2. What is left goes to prompts (prefill). Beside generating sequences that is at most `chunk` tokens, so a 32 K prompt
    delays the others by one chunk and no more, and by no longer at its end than at its beginning; with nobody
    generating the whole batch is theirs. So it is in a burst: short prompts came together, and nobody has more than a
-   first token yet. The second ones wait until all are read. Answers end earlier that way on the mean, since a step of
-   two rows costs a CPU what one of sixteen does.
+   first token yet. The second ones wait until all are read, or `BURST` tokens of them. Answers end earlier that way on
+   the mean, since a step of two rows costs a CPU what one of sixteen does.
 3. Short prompts, those that fit what is left, go first in order of arrival. Long ones share the rest evenly, and at
    least a quarter of the budget is theirs, so that a stream of short prompts cannot starve a long one. They come in
    whole tiles, since attention over half a tile takes as long. Far into a prompt a tile is more than a quarter: then
@@ -111,14 +111,16 @@ def graphs(pieces: Sequence[Piece], together: int, *, mixed: bool = False) -> li
 
 
 def _is_burst(works: Sequence[Work], batch: int) -> bool:
-    """Whether next tokens wait for prompts (rule 2). Lengths are whole prompts', so that newcomers end it in time."""
+    """Whether next tokens wait for prompts in this step (rule 2). Who waits counts the steps; newcomers add none."""
     prompts = [work for work in works if not work.generating]
+    begun = [work for work in works if work.generating]
+    todo = sum(_todo(work) for work in prompts)
     return (
-        bool(prompts)
-        and all(work.fresh and not work.guess for work in works if work.generating)
+        all(work.fresh and not work.guess for work in begun)
         and all(work.length <= batch and _todo(work) > 0 for work in prompts)
         and not any(work.image or work.every_logit for work in prompts)
-        and sum(work.length for work in works) <= BURST
+        and todo > 0
+        and max((work.passed for work in begun), default=0) * batch + min(todo, batch) <= BURST
     )
 
 

@@ -12,8 +12,8 @@ def prompt(slot: int, length: int, *, computed: int = 0, stop: int | None = None
     return Work(slot, computed, length, length if stop is None else stop, generating=False)
 
 
-def generating(slot: int, length: int = 10, *, fresh: bool = False) -> Work:
-    return Work(slot, length - 1, length, length, generating=True, fresh=fresh)
+def generating(slot: int, length: int = 10, *, fresh: bool = False, passed: int = 0) -> Work:
+    return Work(slot, length - 1, length, length, generating=True, fresh=fresh, passed=passed)
 
 
 def counts(pieces: list[Piece]) -> dict[int, int]:
@@ -44,10 +44,27 @@ def test_no_second_token_waits_for_a_long_prompt() -> None:
 
 
 def test_newcomers_end_a_burst_in_time() -> None:
-    begun = [generating(slot, 100, fresh=True) for slot in range(BURST // 100)]
-    newcomer = prompt(90, 100)
-    assert counts(plan([*begun[1:], newcomer], batch=512, chunk=64)) == {90: 100}
-    assert counts(plan([*begun, newcomer], batch=512, chunk=64))[0] == 1
+    steps = BURST // 512
+    newcomers = [prompt(slot, 100) for slot in range(1, 7)]
+
+    def waited(passed: int) -> dict[int, int]:
+        return counts(plan([generating(0, fresh=True, passed=passed), *newcomers], batch=512, chunk=64))
+
+    assert [sum(waited(passed).values()) for passed in range(steps)] == [500] * steps, (
+        "five whole ones each time"
+    )
+    assert waited(steps) == {0: 1, 1: 64}
+
+
+def test_a_stream_of_prompts_with_answers_of_one_token_keeps_no_second_one_waiting() -> None:
+    passed, waits = 0, []
+    for number in range(40):
+        pieces = counts(
+            plan([generating(0, fresh=True, passed=passed), prompt(1 + number, 300)], batch=512, chunk=64)
+        )
+        passed = 0 if 0 in pieces else passed + 1
+        waits.append(passed)
+    assert max(waits) <= BURST // 300 and waits.count(0) > 4
 
 
 def test_second_tokens_wait_for_no_prompt_that_cannot_go_on() -> None:
@@ -224,6 +241,7 @@ def test_a_burst_ends_and_later_tokens_wait_for_a_chunk_only(
     computed = [0] * len(arrivals)
     drawn = [0] * len(arrivals)
     waited = [0] * len(arrivals)  # tokens of prompts since its last token
+    passed = [0] * len(arrivals)
     while any(count < answer for count, (_, _, answer) in zip(drawn, arrivals, strict=True)):
         works = [
             Work(
@@ -233,6 +251,7 @@ def test_a_burst_ends_and_later_tokens_wait_for_a_chunk_only(
                 length + drawn[slot],
                 generating=drawn[slot] > 0,
                 fresh=drawn[slot] == 1,
+                passed=passed[slot],
             )
             for slot, (arrival, length, answer) in enumerate(arrivals)
             if arrival <= step and drawn[slot] < answer
@@ -243,6 +262,7 @@ def test_a_burst_ends_and_later_tokens_wait_for_a_chunk_only(
         for piece in pieces:
             computed[piece.slot] += piece.count
         for work in works:
+            passed[work.slot] = 0 if work.slot in counts(pieces) else passed[work.slot] + 1
             waited[work.slot] += read if work.generating else 0
             assert waited[work.slot] <= (BURST if work.fresh else chunk)
             if computed[work.slot] == work.length:
