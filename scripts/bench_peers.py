@@ -1,7 +1,8 @@
 """Races this checkout against llama-server, compiled from the same llama.cpp, and llama-batched-bench, the floor.
 
-Both servers run the same GGUF with the same threads, context and slots; they take turns, the one that waits is stopped,
-and only ratios inside one round are compared. Models of random weights are made once, in build/. Loads:
+Both servers run the same GGUF with the same threads, context and slots, as many slots as clients unless --slots says
+more; they take turns, the one that waits is stopped, and only ratios inside one round are compared. Models of random
+weights are made once, in build/. Loads:
 
     clients-1, -8, -16, -32   distinct prompts, temperature 0.8: tokens/s, against the floor too
     first-token               one client: time to first token of a new prompt, and of the same one again
@@ -110,19 +111,20 @@ def groups(options: argparse.Namespace, sizes: Sizes) -> list[Group]:
     """The chosen loads, by the pair of servers that they run on."""
     model = model_file(options.model, options.quant)
     gpu = {"gpu_layers": options.gpu_layers} if options.gpu_layers is not None else {}
+    most = max(options.slots, *options.clients)
     base = peer.Shape(
         model,
-        32,
+        most,
         256 * -(-(sizes.prompt + sizes.answer + 64) // 256),
         threads=options.threads,
         flash_attention=options.flash_attention,
         backend_sampling=options.backend_sampling,
         **gpu,
     )
-    base = replace(base, parallel=max(options.clients))
     long_ctx = 256 * -(-(sizes.long + 256) // 256)
     found = [
-        Group(base, [*(Clients(n) for n in options.clients), FirstToken(), Greedy()]),
+        *(Group(replace(base, parallel=max(n, options.slots)), [Clients(n)]) for n in options.clients),
+        Group(base, [FirstToken(), Greedy()]),
         Group(
             replace(base, parallel=16, ctx=256 * -(-(sizes.sharing + sizes.answer + 64) // 256)), [Shared()]
         ),
@@ -315,6 +317,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="rounds (5; a bar needs at least that many); 0 with --keep shows it",
     )
     add("--clients", default=",".join(map(str, NUMBERS)), metavar="N,…", help="clients of the clients loads")
+    add("--slots", type=int, default=1, help="least slots of the clients loads (as many as clients)")
     add("--threads", type=int, default=1, help="engine threads (1)")
     add("--chunk", type=int, default=256, help="our prefill tokens a step beside running sequences (256)")
     add("--scale", type=float, default=1.0, help="multiplies every length, for trials (1)")
@@ -343,8 +346,14 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
         options.clients = tuple(int(number) for number in options.clients.split(","))
     except ValueError:
         parser.error(f"--clients takes numbers such as 1,16, not {options.clients!r}")
-    if options.rounds < (options.keep is None) or min(options.clients) < 1 or options.scale <= 0:
-        parser.error("--rounds, --clients and --scale take positive numbers; --rounds 0 goes with --keep")
+    if (
+        options.rounds < (options.keep is None)
+        or min(options.slots, *options.clients) < 1
+        or options.scale <= 0
+    ):
+        parser.error(
+            "--rounds, --clients, --slots and --scale take positive numbers; --rounds 0 goes with --keep"
+        )
     return options
 
 
