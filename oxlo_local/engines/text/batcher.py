@@ -12,8 +12,8 @@ in order:
    the mean, since a step of two rows costs a CPU what one of sixteen does.
 3. Short prompts, those that fit what is left, go first in order of arrival. Long ones share the rest evenly, and at
    least a quarter of the budget is theirs, so that a stream of short prompts cannot starve a long one. They come in
-   whole tiles, since attention over half a tile takes as long. Far into a prompt a tile is more than a quarter: then
-   short prompts pass it by in as many steps as it takes to come to one.
+   whole tiles, since attention over half a tile takes as long. Far into a prompt a tile is more than its share: then
+   the others pass it by in as many steps as it takes to come to one.
 4. A short prompt that does not fit what is left is cut only where a good part of the room would stay empty: its
    second piece is one more graph.
 5. A prefill stops at its next `stop`, a length at which another sequence waits to copy the prefix, or at which an
@@ -163,9 +163,10 @@ def _share(prompts: Sequence[Work], room: int, halfway: float) -> dict[int, int]
     short = [slot for slot, full in cost.items() if full <= room]
     long = [slot for slot, full in cost.items() if full > room and slot not in whole]
     tile = {slot: min(TILE, room) * price[slot] for slot in long}
-    due = {
-        work.slot for work in prompts if work.slot in tile and tile[work.slot] <= room / 4 * (1 + work.passed)
-    }
+    since = {work.slot: 1 + work.passed for work in prompts}
+    long.sort(key=lambda slot: since[slot] / tile[slot], reverse=True)
+    share = (room / 4 if short else room) / max(1, len(long))
+    due = [slot for slot in long if tile[slot] <= share * since[slot]]
     counts: dict[int, int] = {}
     left = room * 0.75 if due and short else float(room)
     for slot in short:
@@ -176,8 +177,8 @@ def _share(prompts: Sequence[Work], room: int, halfway: float) -> dict[int, int]
             break
     left = room - sum(count * price[slot] for slot, count in counts.items())
     if short:
-        long = [slot for slot in long if slot in due or tile[slot] <= left]
-    return counts | _evenly(long, todo, price, left)
+        due = [slot for slot in long if slot in due or tile[slot] <= left]
+    return counts | _evenly(due if short or due else long[:1], todo, price, left)
 
 
 def _evenly(

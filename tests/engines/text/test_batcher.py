@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -126,6 +127,32 @@ def test_short_prompts_pass_a_deep_one_by_until_its_tile_is_a_quarter_of_the_tim
 def test_a_deep_prompt_takes_what_short_ones_leave_where_a_tile_fits() -> None:
     works = [prompt(0, 9000, computed=1000), prompt(1, 60), generating(2)]
     assert counts(plan(works, batch=512, chunk=256, halfway=1000.0)) == {0: TILE, 1: 60, 2: 1}
+
+
+@pytest.mark.parametrize(
+    ("room", "lengths"),
+    [(256, [9000, 400]), (256, [9000, 9000, 700]), (64, [9000, 110, 110, 110]), (80, [700, 700])],
+)
+def test_long_prompts_have_equal_time_however_deep(room: int, lengths: list[int]) -> None:
+    computed = [6000 if length == 9000 else 0 for length in lengths]
+    passed, spent, ended = [0] * len(lengths), [0.0] * len(lengths), [0.0] * len(lengths)
+    while not ended[-1]:
+        works = [
+            Work(slot, computed[slot], length, length, generating=False, passed=passed[slot])
+            for slot, length in enumerate(lengths)
+            if computed[slot] < length
+        ]
+        pieces = counts(plan([*works, generating(9)], batch=512, chunk=room, halfway=1500.0))
+        for work in works:
+            count = pieces.get(work.slot, 0)
+            spent[work.slot] += count * (1 + computed[work.slot] / 1500)
+            computed[work.slot] += count
+            passed[work.slot] = 0 if count else passed[work.slot] + 1
+            if computed[work.slot] == work.length:
+                ended[work.slot] = sum(spent)
+    assert ended[-1] <= spent[-1] * len(lengths) + 2 * TILE * 5, (
+        "nobody waits for more than his share and a deep tile or two"
+    )
 
 
 def test_a_stream_of_short_prompts_leaves_a_deep_one_a_quarter_of_the_time() -> None:
