@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import bench_peers
 from oxlo_local import random_model
 from race import equality, floor, loads, peer, ratios, table
 from race.equality import Token
@@ -283,6 +284,18 @@ def test_without_a_peer_there_is_one_clear_line() -> None:
     assert done.stderr.splitlines() == [
         "bench-peers: LLAMA_SERVER is /nowhere/llama-server, which is no program; give the path of llama-server"
     ]
+
+
+@pytest.mark.parametrize(("more", "slots"), [([], [1, 8, 8]), (["--slots", "32"], [32, 32, 32])])
+def test_a_server_has_as_many_slots_as_clients_or_more(
+    tmp_path: Path, more: list[str], slots: list[int]
+) -> None:
+    model = tmp_path / "model.gguf"
+    model.write_bytes(b"GGUF")
+    asked = ["--model", str(model), "--clients", "1,8", "--only", "clients,first-token", *more]
+    found = bench_peers.groups(bench_peers.options_from(asked), loads.Sizes())
+    assert [load.name for group in found for load in group.loads] == ["clients-1", "clients-8", "first-token"]
+    assert [group.shape.parallel for group in found] == slots
 
 
 @pytest.mark.slow
